@@ -1,0 +1,41 @@
+# Every target installs what it needs into .venv first; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint bench docs lock clean
+
+BIN := .venv/bin
+
+# Where set, every process that Airflow starts would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+.venv/.installed: requirements.lock pyproject.toml scripts/bootstrap
+	@sh scripts/bootstrap
+
+demo: .venv/.installed ## 25 real products through the whole workflow, then a table of their scores
+	@$(BIN)/python -m squorflow.airflow.demo
+
+serve: .venv/.installed ## Airflow with the dashboard, in this terminal, until Ctrl-C
+	@$(BIN)/python -m squorflow.airflow.serve $(if $(PORT),--port $(PORT))
+
+test: .venv/.installed ## every check and every test
+	PATH="$(CURDIR)/$(BIN):$$PATH" && ruff format --check . && ruff check . && lint-imports && mypy && pytest
+
+lint: .venv/.installed ## the checks without the tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" && ruff format --check . && ruff check . && lint-imports && mypy
+
+bench: .venv/.installed ## the benchmarks; each prints a table
+	@for each in benchmarks/[a-z]*.py; do echo "$$each" && $(BIN)/python "$$each" || exit 1; done
+
+docs: .venv/.installed ## write the generated parts of the documentation anew
+	@$(BIN)/python scripts/docs.py
+
+lock: ## resolve every version anew into requirements.lock
+	@test -x $(BIN)/uv || sh scripts/bootstrap
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --all-extras --group dev --universal --generate-hashes \
+		--python-version 3.11 --output-file requirements.lock
+
+clean: ## remove .venv and caches; the data folder .squorflow stays
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,131 @@
+-- name: say
+-- Tell the audit trail who makes the next changes of this transaction, and why.
+SELECT workflow_say(:actor, :reason);
+
+-- name: hush
+-- Forget it again, so that a later change is not signed by mistake.
+SELECT workflow_hush();
+
+-- name: insert_items
+-- Create workflows with their payloads; an item whose dedupe key a live workflow has is left out.
+WITH item AS MATERIALIZED (
+    SELECT uuid_v7() AS workflow_id, i.ordinal, i.url, i.name, i.brand, i.priority, i.max_retries, i.dedupe, i.crawler_data
+    FROM jsonb_to_recordset(CAST(:items AS jsonb)) AS i (
+        ordinal int, url text, name text, brand text, priority int, max_retries int, dedupe text, crawler_data jsonb
+    )
+),
+inserted AS (
+    INSERT INTO processing_queue (queue_id, source_url, product_name, brand_name, priority, max_retries, dedupe_key)
+    SELECT workflow_id, url, name, brand, priority, max_retries, decode(dedupe, 'hex')
+    FROM item
+    ORDER BY dedupe, ordinal
+    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND workflow_state <> 'cancelled' DO NOTHING
+    RETURNING queue_id
+),
+stored AS (
+    INSERT INTO workflow_payload (workflow_id, crawler_data)
+    SELECT i.workflow_id, i.crawler_data FROM item AS i INNER JOIN inserted AS n ON n.queue_id = i.workflow_id
+)
+SELECT i.ordinal, i.workflow_id FROM item AS i INNER JOIN inserted AS n ON n.queue_id = i.workflow_id ORDER BY i.ordinal;
+
+-- name: queue_created
+-- Queue workflows that were just created, in the order given: a microsecond apart, so that claims keep it.
+UPDATE processing_queue AS q
+SET workflow_state = 'queued', queued_at = statement_timestamp() + i.ordinal * interval '1 microsecond'
+FROM unnest(CAST(:workflow_ids AS uuid [])) WITH ORDINALITY AS i (workflow_id, ordinal)
+WHERE q.queue_id = i.workflow_id AND q.workflow_state = 'created';
+
+-- name: claim_batch
+-- Claim the next queued rows for a run, once per run: the winner of run_claim claims and numbers them, in one statement.
+WITH winner AS (
+    INSERT INTO run_claim (owner) VALUES (:owner) ON CONFLICT (owner) DO NOTHING RETURNING owner
+),
+picked AS MATERIALIZED (
+    SELECT q.queue_id
+    FROM processing_queue AS q
+    WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.priority >= :priority_at_least
+        AND EXISTS (SELECT 1 FROM winner)
+    ORDER BY q.priority DESC, q.queued_at, q.queue_id
+    LIMIT :batch_size
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+claimed AS (
+    UPDATE processing_queue AS q SET locked_by = :owner, locked_at = clock_timestamp()
+    FROM picked AS p WHERE q.queue_id = p.queue_id
+    RETURNING q.queue_id, q.priority, q.queued_at
+)
+INSERT INTO run_claim_item (owner, map_index, workflow_id)
+SELECT :owner, row_number() OVER (ORDER BY c.priority DESC, c.queued_at, c.queue_id) - 1, c.queue_id FROM claimed AS c;
+
+-- name: claim_named
+-- Claim the named rows that are claimable, once per run, as claim_batch does.
+WITH winner AS (
+    INSERT INTO run_claim (owner) VALUES (:owner) ON CONFLICT (owner) DO NOTHING RETURNING owner
+),
+picked AS MATERIALIZED (
+    SELECT q.queue_id
+    FROM processing_queue AS q
+    WHERE q.queue_id = ANY(CAST(:workflow_ids AS uuid [])) AND q.workflow_state = 'queued' AND q.locked_by IS NULL
+        AND q.priority >= :priority_at_least AND EXISTS (SELECT 1 FROM winner)
+    ORDER BY q.priority DESC, q.queued_at, q.queue_id
+    LIMIT :batch_size
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+claimed AS (
+    UPDATE processing_queue AS q SET locked_by = :owner, locked_at = clock_timestamp()
+    FROM picked AS p WHERE q.queue_id = p.queue_id
+    RETURNING q.queue_id, q.priority, q.queued_at
+)
+INSERT INTO run_claim_item (owner, map_index, workflow_id)
+SELECT :owner, row_number() OVER (ORDER BY c.priority DESC, c.queued_at, c.queue_id) - 1, c.queue_id FROM claimed AS c;
+
+-- name: list_claimed
+-- Read a run's items in map order, finished ones included.
+SELECT i.map_index, i.workflow_id, q.product_name, q.workflow_state, q.stage, q.retry_count, q.error_category, q.last_error, q.locked_by
+FROM run_claim_item AS i
+LEFT JOIN processing_queue AS q ON q.queue_id = i.workflow_id
+WHERE i.owner = :owner
+ORDER BY i.map_index;
+
+-- name: claim_for_worker
+-- Claim the next queued rows for a worker process, which keeps them by its lease.
+WITH picked AS MATERIALIZED (
+    SELECT q.queue_id
+    FROM processing_queue AS q
+    WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL
+    ORDER BY q.priority DESC, q.queued_at, q.queue_id
+    LIMIT :batch_size
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+claimed AS (
+    UPDATE processing_queue AS q
+    SET locked_by = :owner, locked_at = clock_timestamp(), lease_expires_at = clock_timestamp() + :lease
+    FROM picked AS p WHERE q.queue_id = p.queue_id
+    RETURNING q.queue_id, q.priority, q.queued_at
+)
+SELECT c.queue_id FROM claimed AS c ORDER BY c.priority DESC, c.queued_at, c.queue_id;
+
+-- name: extend_owned
+-- Extend the lease of all rows a worker process holds, also of those it has not begun.
+UPDATE processing_queue SET lease_expires_at = clock_timestamp() + :lease
+WHERE locked_by = :owner AND workflow_state IN ('queued', 'processing');
+
+-- name: give_back
+-- Release what an owner claimed and did not begin, or left to be retried.
+UPDATE processing_queue SET locked_by = NULL, locked_at = NULL, lease_expires_at = NULL
+WHERE locked_by = :owner AND workflow_state IN ('queued', 'retrying');
+
+-- name: count_claimable
+-- Count the rows a run could claim now, as far as it matters.
+SELECT count(*) FROM (
+    SELECT 1 FROM processing_queue AS q WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL LIMIT :most
+) AS claimable;
+
+-- name: find_remaining
+-- Tell what is left to do: unfinished rows that nobody else owns, and when the next retry is due.
+SELECT
+    count(*) FILTER (WHERE q.workflow_state IN ('created', 'queued')) AS ready,
+    count(*) AS unfinished,
+    extract(epoch FROM min(q.next_retry_at) - clock_timestamp()) AS seconds_to_retry
+FROM processing_queue AS q
+WHERE q.workflow_state IN ('created', 'queued', 'processing', 'waiting', 'retrying') AND q.locked_by IS NULL;

@@ -1,0 +1,34 @@
+"""squorflow: a product workflow for Apache Airflow whose state machine lives in Postgres."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from squorflow.config import WorkflowConfig
+    from squorflow.errors import NetworkError, RateLimitError, ValidationError
+    from squorflow.states import Stage, WorkflowState
+
+__all__ = ["NetworkError", "RateLimitError", "Stage", "ValidationError", "WorkflowConfig", "WorkflowState"]
+
+_HOMES = {
+    "NetworkError": "squorflow.errors",
+    "RateLimitError": "squorflow.errors",
+    "Stage": "squorflow.states",
+    "ValidationError": "squorflow.errors",
+    "WorkflowConfig": "squorflow.config",
+    "WorkflowState": "squorflow.states",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'squorflow' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

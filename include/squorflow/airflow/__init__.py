@@ -1,0 +1,1 @@
+"""The Airflow glue: operators, retry policy, triggers, listeners."""

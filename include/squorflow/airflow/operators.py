@@ -1,0 +1,137 @@
+"""The operator that runs one stage of one product as an Airflow task.
+
+Owns the translation both ways: Airflow's context into owner, actor and cancellation; the engine's outcome into
+Airflow's success, skip, retry and failure. What a stage does is `squorflow.stages`, what an error means is
+`squorflow.recovery.policy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
+
+from squorflow.airflow.ownership import RunOwner, actor_name
+from squorflow.airflow.retry import AIRFLOW_RETRIES, AIRFLOW_RETRY_DELAY, WorkflowRetryPolicy, tries_since_clear
+from squorflow.config import get_config
+from squorflow.errors import Cancelled
+from squorflow.states import Stage
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from squorflow.recovery.policy import Decision
+    from squorflow.stages import StageOutcome
+    from squorflow.stages.context import Cancellation, Clients
+
+LONGEST_LABEL = 200
+"""Airflow refuses a map index label over 250 characters, or an empty one, and fails the finished task."""
+
+
+class StageOperator(BaseOperator):
+    """Runs one stage of the product of this map index.
+
+    `workflow_id` and `product_label` come from the claimed rows; the label is what Airflow's grid shows for the index.
+    """
+
+    template_fields: Sequence[str] = ("workflow_id", "product_label")
+    ui_color = "#e3f2e1"
+
+    def __init__(self, *, stage: Stage, workflow_id: str, product_label: str, **settings: Any) -> None:
+        settings.setdefault("execution_timeout", get_config().processing_timeout)
+        settings.setdefault("map_index_template", "{{ task.product_label }}")
+        super().__init__(
+            retries=AIRFLOW_RETRIES, retry_delay=AIRFLOW_RETRY_DELAY, retry_policy=WorkflowRetryPolicy(), **settings
+        )
+        self.stage = stage
+        self.workflow_id = workflow_id
+        self.product_label = product_label
+        self._cancellation: Cancellation | None = None
+        self._killed = False
+
+    def execute(self, context: Context) -> None:
+        """Run the stage; it succeeds, skips with a reason, or raises what `WorkflowRetryPolicy` reads."""
+        from squorflow.recovery.policy import Action
+        from squorflow.stages import StageFailed, StageSkipped
+
+        try:
+            outcome = self._run(context)
+        except StageSkipped as skipped:
+            if self._killed:
+                # Whoever marked or cleared the task has settled its state; after a worker's shutdown it is tried again.
+                raise Cancelled(str(skipped)) from skipped
+            raise AirflowSkipException(str(skipped)) from skipped
+        except StageFailed as failed:
+            if failed.decision.action is Action.RELEASE:
+                raise AirflowSkipException(_say_when_it_returns(failed.decision)) from failed
+            raise
+        self.log.info("%s: %s (%.2f s, %s)", self.stage, outcome.summary, outcome.seconds, outcome.status)
+
+    def on_kill(self) -> None:
+        """Stop the stage where it stands; Airflow calls this from its SIGTERM handler and runs nothing after it."""
+        if self._cancellation is not None:
+            reason = f"Airflow ended the task of stage {self.stage}; its worker is shutting down or it was marked."
+            self._killed = True
+            self._cancellation.cancel(reason)
+            raise Cancelled(reason)
+
+    def _run(self, context: Context) -> StageOutcome:
+        from squorflow.postgres.database import get_database
+        from squorflow.stages import run_stage
+        from squorflow.stages.context import Cancellation
+
+        config = get_config()
+        task_instance = context["ti"]
+        self._cancellation = Cancellation()
+        try:
+            return run_stage(
+                get_database(),
+                workflow_id=UUID(self.workflow_id),
+                stage=self.stage,
+                owner=str(RunOwner.of(context, instance=config.instance)),
+                actor=actor_name(task_instance),
+                config=config,
+                clients=_clients(),
+                cancellation=self._cancellation,
+                manual=was_cleared_by_hand(context),
+                timeout_errors=(AirflowTaskTimeout,),
+            )
+        finally:
+            self._cancellation = None
+
+
+def was_cleared_by_hand(context: Context) -> bool:
+    """Say whether this try follows a person's clear: the first since it, of a task or run that was cleared before.
+
+    Airflow also clears other products' failed tasks when one task is marked, which looks the same here.
+    """
+    task_instance = context["ti"]
+    tries = tries_since_clear(
+        try_number=task_instance.try_number,
+        max_tries=task_instance.max_tries,
+        retries=context["task"].retries or 0,
+    )
+    return tries == 1 and (task_instance.try_number > 1 or bool(context["dag_run"].clear_number))
+
+
+def make_label(product_name: str, *, workflow_id: UUID) -> str:
+    """Return what Airflow's grid shows for a product: its name in one line, cut to what Airflow takes, else its id."""
+    printable = "".join(character if character.isprintable() else " " for character in product_name)
+    return " ".join(printable.split())[:LONGEST_LABEL] or str(workflow_id)
+
+
+def _say_when_it_returns(decision: Decision) -> str:
+    due = datetime.now(UTC) + (decision.delay or timedelta(0))
+    return f"{decision.reason}. Released: a run after {due:%Y-%m-%d %H:%M:%S} UTC takes it up."
+
+
+@cache
+def _clients() -> Clients:
+    from squorflow.stages import make_clients
+
+    return make_clients(get_config())

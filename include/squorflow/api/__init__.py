@@ -1,0 +1,1 @@
+"""The workflow API and pages inside Airflow's web server."""

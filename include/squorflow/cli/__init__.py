@@ -1,0 +1,20 @@
+"""The command line, `squorflow`.
+
+    app.py        the group of verbs: what every error becomes, and the exit codes
+    session.py    opens the database a verb works on, and the embedded Postgres where there is no other
+    output.py     tables for people, JSON for programs
+    server.py     db upgrade · status · url · start · stop
+    intake.py     enqueue
+    drain.py      drain
+    remake.py     rescore · reprocess
+    reading.py    status · list · history · search
+    trail.py      audit verify
+
+Owns words, options and exit codes only; every verb calls one function of the layers below.
+"""
+
+from __future__ import annotations
+
+from squorflow.cli.app import app as main
+
+__all__ = ["main"]

@@ -1,0 +1,113 @@
+"""The group of verbs: what every error becomes, and the exit codes.
+
+Exit codes: 0 done, 1 it could not be done (or only in part, where the verb says so), 2 the command was not understood.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from squorflow.cli.drain import drain
+from squorflow.cli.intake import enqueue
+from squorflow.cli.output import printable
+from squorflow.cli.reading import history, list_, search, status
+from squorflow.cli.remake import reprocess, rescore
+from squorflow.cli.server import db
+from squorflow.cli.trail import audit
+from squorflow.errors import SquorflowError
+
+FAILED = 1
+MISUSED = 2
+_UNDEFINED = frozenset({"42P01", "42883", "42703"})
+"""SQLSTATEs of a table, function or column that is not there."""
+
+
+class Squorflow(click.Group):
+    """A group whose every error is one sentence on stderr; `{"error": …}` where the command has `--json`."""
+
+    def main(  # type: ignore[override]  # it always exits, so it has one form where click's has two
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        """Run the command line and exit."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(arguments, prog_name=prog_name or "squorflow", **extra)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read our output has gone (`| head`); Python would complain again while flushing at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(FAILED)
+        except Exception as error:
+            sentence, code = explain(error)
+            _complain(error, sentence, as_json="--json" in arguments)
+            sys.exit(code)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Return an error as a sentence for people, and the exit code; raises it again when it is a bug."""
+    if isinstance(error, click.UsageError):
+        return error.format_message(), MISUSED
+    if isinstance(error, click.ClickException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, click.Abort):
+        return "stopped", FAILED
+    if isinstance(error, SquorflowError):
+        return str(error), FAILED
+    database_error = _explain_database(error)
+    if database_error is not None:
+        return database_error, FAILED
+    if isinstance(error, OSError):
+        return str(error), FAILED
+    raise error
+
+
+def _explain_database(error: Exception) -> str | None:
+    if "sqlalchemy" not in sys.modules:
+        return None
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
+    if not isinstance(error, DBAPIError):
+        return None
+    first_line = str(error.orig).strip().partition("\n")[0]
+    if getattr(error.orig, "sqlstate", None) in _UNDEFINED:
+        return f"the database does not fit this version of squorflow ({first_line}): run `squorflow db upgrade`"
+    if error.connection_invalidated or isinstance(error, OperationalError):
+        return (
+            f"the database cannot be reached: {first_line}. Check that it is up and that AIRFLOW_CONN_WORKFLOW_DB "
+            "names it, or unset that to use the embedded Postgres"
+        )
+    return f"the database refused: {first_line}"
+
+
+def _complain(error: Exception, sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"error": sentence}, ensure_ascii=False), err=True)
+        return
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.UsageError) and context is not None:
+        click.echo(context.get_usage(), err=True)
+    click.echo(f"Error: {printable(sentence)}", err=True)
+
+
+@click.group(cls=Squorflow, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="squorflow")
+def app() -> None:
+    """Product workflows whose state machine lives in Postgres.
+
+    Works on Airflow's connection `workflow_db` (AIRFLOW_CONN_WORKFLOW_DB) if there is one, else on an embedded Postgres
+    in WORKFLOW_HOME (.squorflow), which starts and ends with its users.
+
+    Exit codes: 0 done; 1 it could not be done, or only in part; 2 the command was not understood.
+    """
+
+
+for verb in (db, enqueue, drain, status, list_, history, search, rescore, reprocess, audit):
+    app.add_command(verb)

@@ -1,0 +1,97 @@
+"""All settings, from the environment or by keyword. Each field's description is its row in the README's table.
+
+Owns names, types and defaults. Secrets are not here: they live in Airflow connections.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _seconds(value: object) -> object:
+    """Read a bare number, also one in an environment variable, as seconds."""
+    if isinstance(value, str):
+        try:
+            return timedelta(seconds=float(value))
+        except ValueError:
+            return value
+    return value
+
+
+def _names(value: object) -> object:
+    """Read a comma-separated environment variable as a tuple of names."""
+    if isinstance(value, str):
+        return tuple(part.strip().lower() for part in value.split(",") if part.strip())
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
+"""A positive duration; a bare number is seconds."""
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+
+
+def _env(field: str, variable: str) -> AliasChoices:
+    """Accept the field's own name by keyword and `variable` from the environment."""
+    return AliasChoices(field, variable)
+
+
+class WorkflowConfig(BaseSettings):
+    """Settings of one squorflow installation; keywords win over the environment, the environment over defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="WORKFLOW_", frozen=True, extra="forbid", populate_by_name=True)
+
+    max_retries: int = Field(3, ge=0, le=100, description="tries a workflow gets after its first, over all its stages")
+    retry_backoff_base: Duration = Field(
+        timedelta(seconds=60),
+        validation_alias=_env("retry_backoff_base", "WORKFLOW_RETRY_BACKOFF"),
+        description="seconds before the first retry",
+    )
+    retry_backoff_multiplier: float = Field(2.0, ge=1, le=10, description="how much longer each further retry waits")
+    processing_timeout: Duration = Field(timedelta(minutes=5), description="seconds one stage may run")
+    lock_timeout: Duration = Field(
+        timedelta(seconds=30), description="seconds a stage's lease lasts unless its heartbeat (every third) extends it"
+    )
+    num_workers: int = Field(4, ge=1, le=64, description="in-process workers of `squorflow drain` and the orchestrator")
+    batch_size: int = Field(100, ge=1, le=1024, description="products one DAG run takes from the queue")
+    schedule: str = Field("*/5 * * * *", description="cron expression of `product_workflow`; empty for none")
+    failure_tolerance: float = Field(
+        0.05, ge=0, le=1, description="share of a run's products that may fail before the run counts as failed"
+    )
+    instance: str = Field(
+        "airflow", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="this Airflow's name in `locked_by`"
+    )
+    enrichment_pool: str = Field("default_pool", min_length=1, description="Airflow pool of the enrichment stage")
+    image_allow: Names = Field(
+        (), description="private hosts, as host or host:port, that images may be fetched from (comma-separated)"
+    )
+    image_store: str = Field("", description="where images are kept: a folder or object store URL; empty: under home")
+    images_per_product: int = Field(5, ge=0, le=50, description="images fetched for one product, at most")
+    home: Path = Field(Path(".squorflow"), description="data folder of the embedded Postgres, Airflow and images")
+    enable_notifications: bool = Field(
+        default=True,
+        validation_alias=_env("enable_notifications", "ENABLE_WORKFLOW_NOTIFICATIONS"),
+        description="write completion notices to the outbox",
+    )
+    enable_metrics: bool = Field(
+        default=True,
+        validation_alias=_env("enable_metrics", "ENABLE_WORKFLOW_METRICS"),
+        description="write stage durations, errors and retries to `workflow_metrics`",
+    )
+    enable_distributed_locking: bool = Field(
+        default=True,
+        validation_alias=_env("enable_distributed_locking", "ENABLE_DISTRIBUTED_LOCKING"),
+        description="hold a Postgres advisory lock for the length of a stage; the lease token holds regardless",
+    )
+
+
+@cache
+def get_config() -> WorkflowConfig:
+    """Return this process's settings, read from the environment once."""
+    return WorkflowConfig()

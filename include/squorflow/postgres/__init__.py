@@ -1,0 +1,1 @@
+"""The database: connections, queries, migrations and the embedded server."""

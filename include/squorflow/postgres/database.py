@@ -1,0 +1,179 @@
+"""The only place that opens connections: to Airflow's connection `workflow_db`, else to the embedded Postgres.
+
+Owns engines, their options, and the translation of Postgres' refusals into our errors. Runs no query of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from squorflow.config import WorkflowConfig, get_config
+from squorflow.errors import (
+    ConfigurationError,
+    InvalidTransition,
+    LeaseLost,
+    ProtectedRecord,
+    StaleState,
+    StateError,
+    WorkflowNotFound,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy.engine import ExceptionContext
+
+CONNECTION_ID = "workflow_db"
+"""The Airflow connection to squorflow's database; `workflow_db_direct` beside it bypasses a transaction pooler."""
+
+_REFUSALS: dict[str, type[StateError]] = {
+    "SQ001": InvalidTransition,
+    "SQ002": StaleState,
+    "SQ003": LeaseLost,
+    "SQ004": ProtectedRecord,
+    "SQ005": WorkflowNotFound,
+}
+"""SQLSTATEs of our own (migration 0005) and the error each becomes."""
+
+
+def _translate_refusal(context: ExceptionContext) -> StateError | None:
+    """Turn one of our SQLSTATEs into its error; `None` leaves the exception as it is."""
+    original: Any = context.original_exception
+    refusal = _REFUSALS.get(getattr(original, "sqlstate", None) or "")
+    return refusal(original.diag.message_primary) if refusal else None
+
+
+class Database:
+    """One Postgres database, with a pool of connections for work and one for advisory locks."""
+
+    def __init__(self, url: URL | str, *, config: WorkflowConfig | None = None) -> None:
+        self._config = config or get_config()
+        self.url = url
+        self._engine: Engine | None = None
+        self._sessions: Engine | None = None
+
+    @classmethod
+    def from_environment(cls, config: WorkflowConfig, *, direct: bool = False) -> Database:
+        """Open the configured database; `direct` prefers `workflow_db_direct` (migrations, LISTEN)."""
+        return cls(find_url(config, direct=direct), config=config)
+
+    def _create_engine(self, **options: Any) -> Engine:
+        from sqlalchemy import create_engine, event
+
+        settings = "-c TimeZone=UTC"
+        if not self._config.enable_metrics:
+            settings += " -c squorflow.metrics=off"
+        engine = create_engine(
+            self.url,
+            connect_args={"options": settings, "application_name": "squorflow"},
+            use_native_hstore=False,
+            pool_size=self._config.num_workers + 1,
+            max_overflow=16,
+            **options,
+        )
+        event.listen(engine, "handle_error", _translate_refusal, retval=True)
+        return engine
+
+    @property
+    def engine(self) -> Engine:
+        """The engine for work."""
+        if self._engine is None:
+            self._engine = self._create_engine()
+        return self._engine
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Open a transaction: committed at the end, rolled back by any exception."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def session(self) -> Iterator[Connection]:
+        """Open an autocommitting connection of its own, for what lives in the session (advisory locks, heartbeats)."""
+        if self._sessions is None:
+            self._sessions = self._create_engine(isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+        with self._sessions.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        for engine in (self._engine, self._sessions):
+            if engine is not None:
+                engine.dispose()
+
+
+def find_url(config: WorkflowConfig, *, direct: bool = False) -> URL:
+    """Return where the database is: Airflow's connection, else the embedded Postgres under `config.home`.
+
+    Raises `ConfigurationError` when there is neither.
+    """
+    for connection_id in (f"{CONNECTION_ID}_direct", CONNECTION_ID) if direct else (CONNECTION_ID,):
+        connection = find_connection(connection_id)
+        if connection is not None:
+            return _url_of(connection)
+    from squorflow.postgres.embedded import EmbeddedPostgres
+
+    embedded = EmbeddedPostgres(config.home)
+    if embedded.is_running():
+        return embedded.url("squorflow")
+    raise ConfigurationError(
+        f"there is no Airflow connection {CONNECTION_ID!r} and no embedded Postgres runs in {config.home}: "
+        f"set AIRFLOW_CONN_{CONNECTION_ID.upper()} or run `squorflow db start`"
+    )
+
+
+def find_connection(connection_id: str) -> Any | None:
+    """Return the Airflow connection of this id; `None` when Airflow knows none.
+
+    Where Airflow could only repeat what the environment says, it is not imported: that takes over a second.
+    Raises `ConfigurationError` when the environment variable makes no sense.
+    """
+    from squorflow.postgres.environment import is_plain, needs_airflow, read_connection
+
+    variable = f"AIRFLOW_CONN_{connection_id.upper()}"
+    value = os.environ.get(variable)
+    if not needs_airflow():
+        if not value:
+            return None
+        if is_plain(value):
+            try:
+                return read_connection(connection_id, value)
+            except ValueError as error:
+                raise ConfigurationError(f"{variable} is no address of a connection: {error}") from error
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return BaseHook.get_connection(connection_id)
+    except AirflowNotFoundException:
+        return None
+
+
+def _url_of(connection: Any) -> URL:
+    """Build the URL of an Airflow connection; extras that libpq knows (sslmode, host, …) become its parameters."""
+    from psycopg import pq
+    from sqlalchemy import URL
+
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    return URL.create(
+        "postgresql+psycopg",
+        username=connection.login or None,
+        password=connection.password or None,
+        host=connection.host or None,
+        port=connection.port or None,
+        database=connection.schema or None,
+        query={key: str(value) for key, value in connection.extra_dejson.items() if key in known},
+    )
+
+
+@cache
+def _database_of(_process_id: int) -> Database:
+    return Database.from_environment(get_config())
+
+
+def get_database() -> Database:
+    """Return this process's database; a forked child gets its own, because connections do not survive a fork."""
+    return _database_of(os.getpid())

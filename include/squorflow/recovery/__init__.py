@@ -1,0 +1,1 @@
+"""What an error means and how abandoned work comes back."""

@@ -1,0 +1,106 @@
+"""Brings abandoned work back: expired leases, rows of runs that are over, retries that are due.
+
+Owns when a row counts as abandoned. Whether an Airflow run lives it is told by a function from `squorflow.airflow`;
+what it is not told about it leaves alone. Every batch is a transaction of its own, so it may be killed anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from squorflow.config import WorkflowConfig
+from squorflow.postgres.queries import load
+
+if TYPE_CHECKING:
+    from squorflow.postgres.database import Database
+
+ACTOR = "reaper"
+
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerLife:
+    """What is known of a run: whether it lives, and which of a live run's map indexes have ended without success."""
+
+    alive: bool
+    dead_map_indexes: frozenset[int] = frozenset()
+
+
+class Liveness(Protocol):
+    """Tells which owners live. An owner missing from the answer is unknown, and nothing is done to its rows."""
+
+    def __call__(self, owners: Sequence[str], /) -> Mapping[str, OwnerLife]:
+        """Return what is known of these owners (`locked_by` values)."""
+        ...
+
+
+def nothing_known(_owners: Sequence[str]) -> Mapping[str, OwnerLife]:
+    """Know of no run: the liveness of callers outside Airflow, which then act on expired leases only."""
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReapReport:
+    """How many rows were brought back, and why."""
+
+    expired: int
+    of_dead_runs: int
+    released: int
+
+    def summary(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.expired} rows with expired leases and {self.of_dead_runs} of ended runs taken back, "
+            f"{self.released} due retries queued"
+        )
+
+
+def reap(database: Database, *, liveness: Liveness, config: WorkflowConfig) -> ReapReport:
+    """Take back abandoned rows and queue due retries; safe to run at any time, by any number at once."""
+    expired = _repeat(database, "abandon_expired", {})
+    with database.begin() as connection:
+        owners = list(connection.execute(load("reaper")["list_owners"], {"instance": config.instance}).scalars())
+    lives = liveness(owners) if owners else {}
+    dead = sorted(owner for owner, life in lives.items() if not life.alive)
+    of_dead_runs = _repeat(database, "abandon_of_dead_runs", {"owners": dead}) if dead else 0
+    for owner, life in lives.items():
+        if life.alive and life.dead_map_indexes:
+            parameters = {"owner": owner, "map_indexes": sorted(life.dead_map_indexes)}
+            of_dead_runs += _repeat(database, "abandon_dead_indexes", parameters)
+    released = release_due(database)
+    _fold_counters(database)
+    return ReapReport(expired=expired, of_dead_runs=of_dead_runs, released=released)
+
+
+def release_due(database: Database) -> int:
+    """Queue every retry that is due and owned by nobody; return how many."""
+    queries = load("reaper")
+    total = 0
+    while True:
+        with database.begin() as connection:
+            connection.execute(queries["say"], {"actor": ACTOR, "reason": "retry due"})
+            count = connection.execute(queries["release_due"], {"batch_size": _BATCH}).rowcount
+            connection.execute(queries["hush"])
+        total += count
+        if count < _BATCH:
+            return total
+
+
+def _fold_counters(database: Database) -> None:
+    """Fold the counter deltas that are there now; those that come meanwhile are left for the next time."""
+    with database.begin() as connection:
+        connection.execute(load("reaper")["fold_counters"], {"batch_size": 20 * _BATCH})
+
+
+def _repeat(database: Database, query: str, parameters: dict[str, Any]) -> int:
+    """Run a taking-back query in batches until nothing is left; return how many rows it took."""
+    total = 0
+    while True:
+        with database.begin() as connection:
+            rows = connection.execute(load("reaper")[query], {**parameters, "actor": ACTOR, "batch_size": _BATCH}).all()
+        total += len(rows)
+        if len(rows) < _BATCH:
+            return total

@@ -1,0 +1,103 @@
+"""Reads the audit trail and proves it: every trail must replay to its row's present state, hash by hash.
+
+Finds rows altered, removed or added behind the triggers' back, by whomever. A superuser who rewrites a whole chain
+and the queue row with it is found only by comparing exported chain heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from squorflow.postgres.queries import load
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from squorflow.postgres.database import Database
+
+_BATCH = 1000
+_LAST_ID = UUID(int=(1 << 128) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrailRow:
+    """One row of the audit trail; `duration_in_state` is the seconds spent in `from_state`, `None` for the first."""
+
+    transition_id: UUID
+    sequence: int
+    from_state: str | None
+    to_state: str
+    stage: str | None
+    reason: str
+    metadata: dict[str, Any]
+    actor: str
+    db_user: str
+    created_at: datetime
+    duration_in_state: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something in a workflow's trail that does not hold."""
+
+    workflow_id: UUID
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """How many trails were replayed and what was found; no problems means all of them hold."""
+
+    workflows: int
+    problems: tuple[Problem, ...]
+
+
+def list_history(connection: Connection, workflow_id: UUID) -> list[TrailRow]:
+    """Return a workflow's trail, oldest first; empty when there is no such workflow."""
+    rows = connection.execute(load("audit")["list_history"], {"workflow_id": workflow_id})
+    return [
+        TrailRow(
+            transition_id=row.transition_id,
+            sequence=row.sequence,
+            from_state=row.from_state,
+            to_state=row.to_state,
+            stage=row.stage,
+            reason=row.reason,
+            metadata=row.metadata,
+            actor=row.actor,
+            db_user=row.db_user,
+            created_at=row.created_at,
+            duration_in_state=float(row.duration_in_state) if row.duration_in_state is not None else None,
+        )
+        for row in rows
+    ]
+
+
+def verify(database: Database, *, on_progress: Callable[[int], None] | None = None) -> Verification:
+    """Replay every trail, in short transactions of 1,000 workflows; `on_progress` is told how many are done."""
+    queries = load("audit")
+    after, workflows = UUID(int=0), 0
+    problems: list[Problem] = []
+    while True:
+        with database.begin() as connection:
+            ids = list(
+                connection.execute(queries["list_workflow_ids"], {"after": after, "batch_size": _BATCH}).scalars()
+            )
+            last = ids[-1] if ids else _LAST_ID
+            problems += [
+                Problem(workflow_id=orphan, problem="it has a trail, but the queue has no such workflow")
+                for orphan in connection.execute(queries["list_orphans"], {"after": after, "last": last}).scalars()
+            ]
+            if not ids:
+                return Verification(workflows=workflows, problems=tuple(problems))
+            problems += [
+                Problem(workflow_id=row.workflow_id, problem=row.problem)
+                for row in connection.execute(queries["verify_trails"], {"workflow_ids": ids})
+            ]
+        after, workflows = last, workflows + len(ids)
+        if on_progress:
+            on_progress(workflows)

@@ -1,0 +1,284 @@
+"""What the holder of a lease may do: acquire a stage, keep it alive, write behind the fence, finish or fail it.
+
+The token is what counts: every write names it, and Postgres refuses a token that has moved on. The advisory lock on
+top keeps two processes from working on the same product at the same time. Owns both; decides nothing about errors.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from squorflow.postgres.queries import load
+from squorflow.states import Stage, WorkflowState
+from squorflow.workflow.transitions import clean, to_json
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from squorflow.postgres.database import Database
+
+log = logging.getLogger(__name__)
+
+LOCK_CLASS = 21329
+"""First half of our advisory locks' two-int key ("SQ"); Airflow itself uses the one-bigint keys 1 and 2."""
+
+_POLL_SECONDS = 0.2
+
+
+class Outcome(StrEnum):
+    """What an attempt to acquire a stage came to."""
+
+    ACQUIRED = "acquired"
+    CHECKPOINT = "checkpoint"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquisition:
+    """The answer to `acquire`; `detail` says in words why it was not acquired, the context is empty then."""
+
+    outcome: Outcome
+    detail: str
+    token: int
+    retry_count: int
+    max_retries: int
+    queued_at: datetime
+    crawler_data: dict[str, Any]
+    outputs: dict[Stage, dict[str, Any]]
+
+
+def acquire(
+    connection: Connection, workflow_id: UUID, *, stage: Stage, owner: str, actor: str, lease: timedelta, manual: bool
+) -> Acquisition:
+    """Take a workflow for one stage and raise its token; `manual` is a person's clear, which may revive a failed one.
+
+    Raises `WorkflowNotFound`.
+    """
+    row = connection.execute(
+        load("leases")["acquire"],
+        {
+            "workflow_id": workflow_id,
+            "stage": stage.value,
+            "owner": owner,
+            "actor": actor,
+            "lease": lease,
+            "manual": manual,
+        },
+    ).one()
+    return Acquisition(
+        outcome=Outcome(row.outcome),
+        detail=row.detail,
+        token=row.token,
+        retry_count=row.retry_count,
+        max_retries=row.max_retries,
+        queued_at=row.queued_at,
+        crawler_data=row.crawler_data or {},
+        outputs={Stage(name): output for name, output in (row.outputs or {}).items()},
+    )
+
+
+def fence(connection: Connection, workflow_id: UUID, *, token: int) -> None:
+    """Lock the workflow for this transaction; raise `LeaseLost` when the token has moved on."""
+    connection.execute(load("leases")["fence"], {"workflow_id": workflow_id, "token": token})
+
+
+def finish(
+    connection: Connection,
+    workflow_id: UUID,
+    *,
+    stage: Stage,
+    token: int,
+    actor: str,
+    output: Mapping[str, Any],
+    seconds: float,
+    measures: Mapping[str, float],
+    keep_lease: timedelta | None,
+) -> Stage | None:
+    """Record a finished stage in the caller's transaction; return the next stage, `None` when all are done.
+
+    `keep_lease` is how long an owner that stays alive between stages keeps the row; `None` for a DAG run.
+    """
+    following = connection.execute(
+        load("leases")["finish"],
+        {
+            "workflow_id": workflow_id,
+            "stage": stage.value,
+            "token": token,
+            "actor": actor,
+            "output": to_json(output),
+            "seconds": round(seconds, 6),
+            "measures": to_json({name: value for name, value in measures.items() if math.isfinite(value)}),
+            "keep_lease": keep_lease,
+        },
+    ).scalar_one()
+    return Stage(following) if following else None
+
+
+def fail(
+    connection: Connection,
+    workflow_id: UUID,
+    *,
+    token: int,
+    actor: str,
+    action: str,
+    category: str,
+    delay: timedelta | None,
+    reason: str,
+    last_error: str,
+    details: Mapping[str, Any],
+    counts: bool,
+) -> WorkflowState:
+    """Record a failed stage and go on by `action` (retry, release, suspend, fail); return the state it has now."""
+    state = connection.execute(
+        load("leases")["fail"],
+        {
+            "workflow_id": workflow_id,
+            "token": token,
+            "actor": actor,
+            "action": action,
+            "category": category,
+            "delay": delay,
+            "reason": clean(reason),
+            "last_error": clean(last_error),
+            "details": to_json(details),
+            "counts": counts,
+        },
+    ).scalar_one()
+    return WorkflowState(state)
+
+
+def lock_key(workflow_id: UUID) -> int:
+    """Return the second half of a workflow's advisory lock key: the last 32 bits of its id, signed."""
+    unsigned = workflow_id.int & 0xFFFFFFFF
+    return unsigned - (1 << 32) if unsigned >= 1 << 31 else unsigned
+
+
+@contextmanager
+def hold(
+    database: Database,
+    workflow_id: UUID,
+    *,
+    token: int,
+    lease: timedelta,
+    locking: bool,
+    on_lost: Callable[[str], None],
+) -> Iterator[Heartbeat]:
+    """Hold the advisory lock and extend the lease every third of it, until the block ends.
+
+    A lock held by a process that lost its lease is freed after half a lease: a valid token wins. `on_lost` is called
+    once, from the heartbeat's thread, when the token has moved on or Postgres stayed out of reach for a whole lease.
+    """
+    with database.session() as session:
+        heartbeat = Heartbeat(database, workflow_id, token=token, lease=lease, locking=locking, on_lost=on_lost)
+        heartbeat.open(session)
+        thread = threading.Thread(target=heartbeat.run, args=(session,), name=f"lease-{workflow_id}", daemon=True)
+        thread.start()
+        try:
+            yield heartbeat
+        finally:
+            heartbeat.stop(thread)
+
+
+class Heartbeat:
+    """Keeps one lease alive from a thread of its own; made by `hold`.
+
+    `lost` turns true when the token has moved on; it stays false while Postgres is merely out of reach.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        workflow_id: UUID,
+        *,
+        token: int,
+        lease: timedelta,
+        locking: bool,
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._database = database
+        self._workflow_id = workflow_id
+        self._lease = lease
+        self._locking = locking
+        self._on_lost = on_lost
+        self.lost = False
+        self._stopping = threading.Event()
+        self._extend = {"workflow_id": workflow_id, "token": token, "lease": lease}
+        key = lock_key(workflow_id)
+        self._lock = {
+            "lock_class": LOCK_CLASS,
+            "lock_key": key,
+            "idle_milliseconds": str(max(1, int(lease.total_seconds() * 1000))),
+        }
+        self._holder = {"lock_class": LOCK_CLASS, "unsigned_key": key & 0xFFFFFFFF}
+
+    def open(self, session: Connection) -> None:
+        """Take the lock, waiting for a busy one up to half a lease and then ending its holder."""
+        queries = load("leases")
+        if not self._locking:
+            session.execute(queries["watch_session"], {"idle_milliseconds": self._lock["idle_milliseconds"]})
+            return
+        deadline = time.monotonic() + self._lease.total_seconds() / 2
+        while not session.execute(queries["try_lock"], self._lock).one().locked:
+            if time.monotonic() > deadline:
+                log.warning(
+                    "workflow %s: its lock is held by a process without the lease; ending that", self._workflow_id
+                )
+                session.execute(queries["terminate_lock_holder"], self._holder)
+                deadline = time.monotonic() + self._lease.total_seconds() / 2
+            time.sleep(_POLL_SECONDS)
+
+    def run(self, session: Connection) -> None:
+        """Extend the lease until stopped; end with `on_lost` when it cannot be extended any more."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        third = self._lease.total_seconds() / 3
+        extended = time.monotonic()
+        own_session = True
+        while not self._stopping.wait(third):
+            try:
+                if own_session:
+                    rows = session.execute(load("leases")["extend"], self._extend).rowcount
+                else:
+                    with self._database.begin() as connection:
+                        rows = connection.execute(load("leases")["extend"], self._extend).rowcount
+            except SQLAlchemyError as error:
+                log.warning("workflow %s: heartbeat failed (%s)", self._workflow_id, type(error).__name__)
+                if own_session:
+                    session.invalidate()
+                    own_session = False
+                if time.monotonic() - extended > self._lease.total_seconds():
+                    self._on_lost("Postgres could not be reached for a whole lease")
+                    break
+                continue
+            if rows == 0:
+                self.lost = True
+                self._on_lost("the lease was lost: another worker or a person took the workflow")
+                break
+            extended = time.monotonic()
+        if own_session:
+            self._release(session)
+
+    def _release(self, session: Connection) -> None:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            session.execute(load("leases")["unlock"])
+        except SQLAlchemyError as error:
+            # The lock went with the session that broke.
+            log.warning("workflow %s: its lock session ended early (%s)", self._workflow_id, type(error).__name__)
+            session.invalidate()
+
+    def stop(self, thread: threading.Thread) -> None:
+        """End the heartbeat; returns when it has ended."""
+        self._stopping.set()
+        thread.join()

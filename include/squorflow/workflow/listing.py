@@ -1,0 +1,140 @@
+"""Reads where workflows stand: one, a page of them, the counts. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from squorflow.errors import WorkflowNotFound
+from squorflow.postgres.queries import load
+from squorflow.states import TRANSITIONS, Stage, WorkflowState
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+_AFTER_ALL = UUID(int=(1 << 128) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowStatus:
+    """Where a workflow stands; `lock_duration` is the seconds since its owner took the present stage."""
+
+    workflow_id: UUID
+    current_state: WorkflowState
+    current_stage: Stage
+    retry_count: int
+    max_retries: int
+    priority: int
+    product_id: UUID | None
+    product_name: str | None
+    source_url: str | None
+    locked_by: str | None
+    lock_duration: float | None
+    queued_at: datetime | None
+    processing_started_at: datetime | None
+    completed_at: datetime | None
+    next_retry_at: datetime | None
+    last_error: str | None
+    error_category: str | None
+    suspend_kind: str | None
+
+    @property
+    def allowed_transitions(self) -> tuple[WorkflowState, ...]:
+        """The states it may go to from here."""
+        return tuple(sorted(TRANSITIONS[self.current_state]))
+
+
+def _status(row: Row[Any]) -> WorkflowStatus:
+    return WorkflowStatus(
+        workflow_id=row.workflow_id,
+        current_state=WorkflowState(row.workflow_state),
+        current_stage=Stage(row.stage),
+        retry_count=row.retry_count,
+        max_retries=row.max_retries,
+        priority=row.priority,
+        product_id=row.product_id,
+        product_name=row.product_name,
+        source_url=row.source_url,
+        locked_by=row.locked_by,
+        lock_duration=float(row.lock_duration) if row.lock_duration is not None else None,
+        queued_at=row.queued_at,
+        processing_started_at=row.processing_started_at,
+        completed_at=row.completed_at,
+        next_retry_at=row.next_retry_at,
+        last_error=row.last_error,
+        error_category=row.error_category,
+        suspend_kind=row.suspend_kind,
+    )
+
+
+def get_status(connection: Connection, workflow_id: UUID) -> WorkflowStatus:
+    """Return where one workflow stands; raises `WorkflowNotFound`."""
+    row = connection.execute(load("listing")["get_status"], {"workflow_id": workflow_id}).one_or_none()
+    if row is None:
+        raise WorkflowNotFound(f"workflow {workflow_id} does not exist", workflow_id=workflow_id)
+    return _status(row)
+
+
+def list_workflows(
+    connection: Connection,
+    *,
+    states: Collection[WorkflowState] | None = None,
+    stage: Stage | None = None,
+    search: str | None = None,
+    before: UUID | None = None,
+    page_size: int = 20,
+) -> list[WorkflowStatus]:
+    """Return a page of workflows, newest first; pass the last one's id as `before` for the next page.
+
+    `search` looks for these words anywhere in product name and page address.
+    """
+    pattern = None
+    if search:
+        escaped = search.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")
+        pattern = f"%{escaped}%"
+    rows = connection.execute(
+        load("listing")["list_workflows"],
+        {
+            "states": [state.value for state in states] if states else None,
+            "stage": stage.value if stage else None,
+            "search": pattern,
+            "before": before or _AFTER_ALL,
+            "page_size": page_size,
+        },
+    )
+    return [_status(row) for row in rows]
+
+
+def count_states(connection: Connection) -> dict[WorkflowState, int]:
+    """Return how many workflows each state has; counts the whole table, so it is for people, not for dashboards."""
+    rows = connection.execute(load("listing")["count_states"])
+    counts = {row.workflow_state: row.workflows for row in rows}
+    return {state: counts.get(state.value, 0) for state in WorkflowState}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """What a workflow was made from."""
+
+    crawler_data: dict[str, Any]
+    url: str
+    name: str
+    brand: str | None
+    priority: int
+
+
+def get_payload(connection: Connection, workflow_id: UUID) -> Payload:
+    """Return what a workflow was made from; raises `WorkflowNotFound`."""
+    row = connection.execute(load("listing")["get_payload"], {"workflow_id": workflow_id}).one_or_none()
+    if row is None:
+        raise WorkflowNotFound(f"workflow {workflow_id} does not exist", workflow_id=workflow_id)
+    return Payload(
+        crawler_data=row.crawler_data,
+        url=row.source_url,
+        name=row.product_name,
+        brand=row.brand_name,
+        priority=row.priority,
+    )

@@ -1,0 +1,177 @@
+"""Into the queue and out of it: enqueue, claim, give back. Owns who holds which row; stages are leases' business.
+
+Nothing here commits: the caller owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from squorflow.postgres.queries import load
+from squorflow.states import Stage, WorkflowState
+from squorflow.workflow.transitions import clean, to_json
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+LARGEST_CLAIM = 1024
+"""More rows are never handed to one map: Airflow fails the mapping task above it."""
+
+DEFAULT_PRIORITY = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewItem:
+    """A product to enqueue; `dedupe_key` is `None` where duplicates are wanted."""
+
+    url: str
+    name: str
+    brand: str | None
+    crawler_data: dict[str, Any]
+    dedupe_key: bytes | None
+    priority: int = DEFAULT_PRIORITY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnqueueReport:
+    """What became of a batch: a workflow id per item in its order, `None` where it was a duplicate."""
+
+    workflow_ids: tuple[UUID | None, ...]
+
+    @property
+    def created(self) -> int:
+        """How many workflows are new."""
+        return sum(one is not None for one in self.workflow_ids)
+
+    @property
+    def duplicates(self) -> int:
+        """How many items a live workflow had already."""
+        return len(self.workflow_ids) - self.created
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedItem:
+    """A product of a run; state and later fields are as of the query, `None` when the row has been retired since."""
+
+    map_index: int
+    workflow_id: UUID
+    product_name: str
+    workflow_state: WorkflowState | None
+    stage: Stage | None
+    retry_count: int
+    error_category: str | None
+    last_error: str | None
+    owned: bool
+    """Whether the run still owns the row."""
+
+
+def enqueue(connection: Connection, items: Sequence[NewItem], *, actor: str, max_retries: int) -> EnqueueReport:
+    """Create and queue workflows, one batch in four statements; keep a batch below some thousand items.
+
+    An item whose `dedupe_key` belongs to a workflow that is not cancelled is left out, also when both come at once.
+    """
+    queries = load("queue")
+    rows = [
+        {
+            "ordinal": ordinal,
+            "url": item.url,
+            "name": item.name,
+            "brand": item.brand,
+            "priority": item.priority,
+            "max_retries": max_retries,
+            "dedupe": item.dedupe_key.hex() if item.dedupe_key else None,
+            "crawler_data": item.crawler_data,
+        }
+        for ordinal, item in enumerate(items)
+    ]
+    workflow_ids: list[UUID | None] = [None] * len(rows)
+    connection.execute(queries["say"], {"actor": clean(actor), "reason": "enqueued"})
+    for created in connection.execute(queries["insert_items"], {"items": to_json(rows)}):
+        workflow_ids[created.ordinal] = created.workflow_id
+    connection.execute(queries["queue_created"], {"workflow_ids": [one for one in workflow_ids if one is not None]})
+    connection.execute(queries["hush"])
+    return EnqueueReport(workflow_ids=tuple(workflow_ids))
+
+
+def claim_for_run(
+    connection: Connection,
+    *,
+    owner: str,
+    limit: int,
+    workflow_ids: Sequence[UUID] | None = None,
+    priority_at_least: int = 1,
+) -> list[ClaimedItem]:
+    """Claim up to `limit` rows for a DAG run and number them; the same owner gets the same answer for ever.
+
+    Finished rows stay in the answer, and an empty claim is remembered too. `workflow_ids` claims only among those.
+    """
+    parameters: dict[str, Any] = {
+        "owner": owner,
+        "batch_size": min(limit, LARGEST_CLAIM),
+        "priority_at_least": priority_at_least,
+    }
+    queries = load("queue")
+    if workflow_ids is None:
+        connection.execute(queries["claim_batch"], parameters)
+    else:
+        connection.execute(queries["claim_named"], {**parameters, "workflow_ids": list(workflow_ids)})
+    return list_run_items(connection, owner=owner)
+
+
+def list_run_items(connection: Connection, *, owner: str) -> list[ClaimedItem]:
+    """Return a run's products in map order, with where each stands now."""
+    return [
+        ClaimedItem(
+            map_index=row.map_index,
+            workflow_id=row.workflow_id,
+            product_name=row.product_name or str(row.workflow_id),
+            workflow_state=WorkflowState(row.workflow_state) if row.workflow_state else None,
+            stage=Stage(row.stage) if row.stage else None,
+            retry_count=row.retry_count or 0,
+            error_category=row.error_category,
+            last_error=row.last_error,
+            owned=row.locked_by == owner,
+        )
+        for row in connection.execute(load("queue")["list_claimed"], {"owner": owner})
+    ]
+
+
+def claim_for_worker(connection: Connection, *, owner: str, limit: int, lease: timedelta) -> list[UUID]:
+    """Claim up to `limit` rows for a worker process; it keeps them only as long as it extends the lease."""
+    rows = connection.execute(load("queue")["claim_for_worker"], {"owner": owner, "batch_size": limit, "lease": lease})
+    return [row.queue_id for row in rows]
+
+
+def extend_owned(connection: Connection, *, owner: str, lease: timedelta) -> int:
+    """Extend the lease of every row a worker process holds; return how many."""
+    return connection.execute(load("queue")["extend_owned"], {"owner": owner, "lease": lease}).rowcount
+
+
+def give_back(connection: Connection, *, owner: str) -> int:
+    """Release the owner's rows that were not begun or wait for a retry; return how many."""
+    return connection.execute(load("queue")["give_back"], {"owner": owner}).rowcount
+
+
+def count_claimable(connection: Connection, *, most: int = 1000) -> int:
+    """Count the rows a run could claim now, at most `most`."""
+    return int(connection.execute(load("queue")["count_claimable"], {"most": most}).scalar_one())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remaining:
+    """What nobody owns and is not finished; `seconds_to_retry` is `None` when no retry is pending."""
+
+    ready: int
+    unfinished: int
+    seconds_to_retry: float | None
+
+
+def find_remaining(connection: Connection) -> Remaining:
+    """Say what is left that a worker could still do."""
+    row = connection.execute(load("queue")["find_remaining"]).one()
+    seconds = float(row.seconds_to_retry) if row.seconds_to_retry is not None else None
+    return Remaining(ready=row.ready, unfinished=row.unfinished, seconds_to_retry=seconds)

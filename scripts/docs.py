@@ -1,0 +1,89 @@
+"""Writes the generated parts of the README from the code: `make docs`. With `--check` it only says what is out of date.
+
+A generated part stands between `<!-- generated: name -->` and `<!-- end: name -->`; everything else is written by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
+
+from squorflow.config import WorkflowConfig
+from squorflow.states import INITIAL_STATE, TERMINAL_STATES, TRANSITIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = (ROOT / "README.md",)
+
+
+def state_diagram() -> str:
+    """Return the state machine as a Mermaid diagram, from TRANSITIONS."""
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {INITIAL_STATE}"]
+    for state, targets in TRANSITIONS.items():
+        lines += [f"    {state} --> {target}" for target in sorted(targets, key=list(TRANSITIONS).index)]
+    lines += [f"    {state} --> [*]" for state in TRANSITIONS if state in TERMINAL_STATES]
+    return "\n".join([*lines, "```"])
+
+
+def _variable(name: str, field: FieldInfo) -> str:
+    """Return the environment variable a setting is read from."""
+    if isinstance(field.validation_alias, AliasChoices):
+        return str(field.validation_alias.choices[-1])
+    return f"WORKFLOW_{name.upper()}"
+
+
+def _default(value: object) -> str:
+    if isinstance(value, timedelta):
+        return f"`{value.total_seconds():g}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if value not in ("", ()) else "*(empty)*"
+
+
+def configuration_table() -> str:
+    """Return all settings as a table, from WorkflowConfig."""
+    lines = ["| environment variable | keyword | default | meaning |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| `{_variable(name, field)}` | `{name}` | {_default(field.default)} | {field.description} |"
+        for name, field in WorkflowConfig.model_fields.items()
+    ]
+    return "\n".join(lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {"states": state_diagram, "configuration": configuration_table}
+
+
+def render(text: str) -> str:
+    """Return `text` with every generated part made anew; raises `KeyError` for a part nobody makes."""
+
+    def replace(match: re.Match[str]) -> str:
+        name = match["name"]
+        return f"<!-- generated: {name} -->\n{PARTS[name]()}\n<!-- end: {name} -->"
+
+    return re.sub(r"<!-- generated: (?P<name>\w+) -->\n.*?<!-- end: (?P=name) -->", replace, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    """Write the documents, or with `--check` list those that are out of date; return the exit code."""
+    stale = []
+    for document in DOCUMENTS:
+        before = document.read_text(encoding="utf-8")
+        after = render(before)
+        if after != before:
+            stale.append(document.name)
+            if "--check" not in sys.argv:
+                document.write_text(after, encoding="utf-8")
+                print(f"wrote {document.name}")
+    if "--check" in sys.argv and stale:
+        print(f"out of date: {', '.join(stale)}; run `make docs`")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

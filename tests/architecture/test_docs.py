@@ -1,0 +1,40 @@
+"""The generated parts of the documents are what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def docs() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_script", ROOT / "scripts" / "docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_generated_parts_of_every_document_are_up_to_date(docs: ModuleType) -> None:
+    for document in docs.DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert docs.render(text) == text, f"{document.name} is out of date: run `make docs`"
+
+
+def test_the_readme_has_every_generated_part(docs: ModuleType) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for part in docs.PARTS:
+        assert f"<!-- generated: {part} -->" in readme
+
+
+def test_a_changed_diagram_is_noticed(docs: ModuleType) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tampered = readme.replace("created --> queued", "created --> completed")
+    assert tampered != readme
+    assert docs.render(tampered) == readme

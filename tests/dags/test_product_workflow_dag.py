@@ -1,0 +1,144 @@
+"""The shape of `product_workflow`: what a parse of its file gives, before anything runs."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from airflow.sdk import Asset
+
+from squorflow.airflow.batch import PRODUCTS
+from squorflow.airflow.operators import StageOperator
+from squorflow.airflow.retry import AIRFLOW_RETRIES, WorkflowRetryPolicy
+from squorflow.config import WorkflowConfig
+from squorflow.stages import STAGE_MODULES
+from squorflow.states import STAGES, Stage
+from squorflow.workflow.queue import LARGEST_CLAIM
+from support.airflow_runs import load_dag
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+GROUP = [f"product.{stage}" for stage in Stage]
+
+
+@pytest.fixture(scope="module")
+def dag() -> DAG:
+    return load_dag()
+
+
+def stages_of(dag: DAG) -> list[StageOperator]:
+    found = [dag.get_task(task_id) for task_id in GROUP]
+    return [task for task in found if isinstance(task, StageOperator)]
+
+
+def test_its_tasks_are_pull_one_per_stage_and_close(dag: DAG) -> None:
+    assert set(dag.task_ids) == {"pull", *GROUP, "close"}
+
+
+def test_the_task_of_each_stage_runs_that_stage(dag: DAG) -> None:
+    assert [task.stage for task in stages_of(dag)] == list(STAGES) == list(STAGE_MODULES)
+
+
+def test_the_stages_run_in_order_between_pull_and_close(dag: DAG) -> None:
+    assert dag.get_task("pull").downstream_task_ids == set(GROUP)
+    line = [*GROUP, "close"]
+    for task_id, following in pairwise(line):
+        assert dag.get_task(task_id).downstream_task_ids == {following}
+
+
+def test_the_stages_are_mapped_over_what_pull_returns(dag: DAG) -> None:
+    assert list(dag.get_task("pull").iter_mapped_dependants()) == [dag.task_group.children["product"]]
+
+
+def test_close_runs_whatever_happened_before(dag: DAG) -> None:
+    assert dag.get_task("close").trigger_rule == "all_done"
+
+
+def test_close_updates_the_asset_that_other_dags_follow(dag: DAG) -> None:
+    assert dag.get_task("close").outlets == [PRODUCTS]
+    assert Asset(name="squorflow_products", uri="squorflow://products") == PRODUCTS
+
+
+def test_products_are_finished_before_others_are_begun(dag: DAG) -> None:
+    assert {task.weight_rule for task in dag.tasks} == {"upstream"}
+
+
+def test_every_stage_asks_the_policy_and_has_more_retries_than_a_workflow_may(dag: DAG) -> None:
+    most = WorkflowConfig.model_fields["max_retries"].metadata
+    assert max(getattr(limit, "le", 0) for limit in most) < AIRFLOW_RETRIES
+    assert all(task.retries == AIRFLOW_RETRIES for task in stages_of(dag))
+    assert all(isinstance(task.retry_policy, WorkflowRetryPolicy) for task in stages_of(dag))
+
+
+def test_every_stage_ends_at_the_processing_timeout(dag: DAG) -> None:
+    assert {task.execution_timeout for task in stages_of(dag)} == {WorkflowConfig().processing_timeout}
+
+
+def test_nothing_depends_on_callbacks_which_nobody_calls_for_a_killed_worker(dag: DAG) -> None:
+    callbacks = ("on_execute", "on_success", "on_failure", "on_retry", "on_skipped")
+    assert not any(getattr(task, f"{name}_callback") for task in dag.tasks for name in callbacks)
+    assert not dag.on_success_callback
+    assert not dag.on_failure_callback
+
+
+def test_the_trigger_form_explains_every_param(dag: DAG) -> None:
+    assert list(dag.params) == ["batch_size", "workflow_ids", "priority_at_least"]
+    assert all(dag.params.get_param(name).description for name in dag.params)
+
+
+def test_the_defaults_take_a_hundred_products_of_any_priority(dag: DAG) -> None:
+    assert dag.params.dump() == {"batch_size": 100, "workflow_ids": [], "priority_at_least": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("batch_size", LARGEST_CLAIM + 1),
+        ("workflow_ids", ["not-a-uuid"]),
+        ("priority_at_least", 11),
+    ],
+)
+def test_a_param_out_of_range_is_refused(dag: DAG, name: str, value: object) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError):
+        dag.params.get_param(name).resolve(value)
+
+
+def test_several_runs_may_be_active_and_missed_ones_are_not_made_up(dag: DAG) -> None:
+    assert dag.max_active_runs > 1
+    assert not dag.catchup
+
+
+def test_its_documentation_is_the_docstring_of_its_file(dag: DAG) -> None:
+    assert dag.doc_md is not None
+    assert all(word in dag.doc_md for word in ("**pull**", "**product**", "**close**"))
+
+
+def test_it_survives_being_serialised(dag: DAG) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    stored = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+    back = DagSerialization.from_dict(stored)
+    assert set(back.task_dict) == set(dag.task_ids)
+    assert all(back.task_dict[task_id].has_retry_policy for task_id in GROUP)
+
+
+def test_the_schedule_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKFLOW_SCHEDULE", "7 * * * *")
+    assert load_dag().schedule == "7 * * * *"
+
+
+def test_an_empty_schedule_means_that_no_run_starts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKFLOW_SCHEDULE", "")
+    assert load_dag().schedule is None
+
+
+def test_only_enrichment_runs_in_the_enrichment_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKFLOW_ENRICHMENT_POOL", "few_at_once")
+    dag = load_dag()
+    assert [task.task_id for task in dag.tasks if task.pool == "few_at_once"] == ["product.enrichment"]

@@ -1,0 +1,205 @@
+"""The translation between Airflow's task and the engine's stage, with the engine's answers given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from squorflow import stages
+from squorflow.airflow import operators
+from squorflow.airflow.operators import LONGEST_LABEL, StageOperator, make_label, was_cleared_by_hand
+from squorflow.errors import Cancelled, ErrorCategory
+from squorflow.postgres import database
+from squorflow.recovery.policy import Action, Decision
+from squorflow.stages import StageFailed, StageOutcome, StageSkipped
+from squorflow.states import Stage
+from support.airflow_runs import RUN, execute, make_context
+
+WORKFLOW_ID = UUID("0190f3a2-0000-7000-8000-000000000001")
+
+Answer = Callable[..., StageOutcome]
+
+
+@pytest.fixture
+def operator() -> StageOperator:
+    return StageOperator(
+        task_id="scoring", stage=Stage.SCORING, workflow_id=str(WORKFLOW_ID), product_label="Pâté Cookies"
+    )
+
+
+@pytest.fixture
+def answer_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
+    """Return a function that sets what `run_stage` does."""
+    monkeypatch.setattr(database, "get_database", object)
+    monkeypatch.setattr(operators, "_clients", object)
+    return lambda answer: monkeypatch.setattr(stages, "run_stage", answer)
+
+
+def raises(error: Exception) -> Answer:
+    def answer(*_: Any, **__: Any) -> StageOutcome:
+        raise error
+
+    return answer
+
+
+def failed(action: Action) -> StageFailed:
+    decision = Decision(category=ErrorCategory.DATA, action=action, delay=None, counts=False, reason="no name")
+    return StageFailed("workflow: no name", decision=decision)
+
+
+def test_the_stage_runs_as_the_run_and_task_it_belongs_to(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def answer(_database: object, **given: Any) -> StageOutcome:
+        seen.update(given)
+        return StageOutcome(status="done", summary="scored", seconds=0.1)
+
+    answer_with(answer)
+    execute(operator, make_context(try_number=2, max_tries=1_000))
+    assert (seen["workflow_id"], seen["stage"]) == (WORKFLOW_ID, Stage.SCORING)
+    assert seen["owner"] == f"airflow:airflow/product_workflow/{RUN}"
+    assert seen["actor"] == f"airflow:product_workflow/{RUN}/product.scoring[4]#2"
+    assert seen["manual"] is False
+
+
+def test_a_cleared_stage_runs_as_asked_for_by_a_person(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def answer(_database: object, **given: Any) -> StageOutcome:
+        seen.update(given)
+        return StageOutcome(status="done", summary="scored", seconds=0.1)
+
+    answer_with(answer)
+    execute(operator, make_context(try_number=2, max_tries=1_001))
+    assert seen["manual"] is True
+
+
+def test_a_stage_that_was_done_before_succeeds(operator: StageOperator, answer_with: Callable[[Answer], None]) -> None:
+    answer_with(lambda *_, **__: StageOutcome(status="checkpoint", summary="done before", seconds=0.0))
+    assert execute(operator, make_context()) is None
+
+
+def test_a_stage_that_is_not_ours_skips_and_says_why(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    answer_with(raises(StageSkipped("it is owned by airflow:airflow/product_workflow/other")))
+    with pytest.raises(AirflowSkipException, match="owned by airflow:airflow/product_workflow/other"):
+        execute(operator, make_context())
+
+
+def test_a_released_product_skips_and_says_when_it_returns(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    answer_with(raises(failed(Action.RELEASE)))
+    with pytest.raises(AirflowSkipException, match=r"no name\. Released: a run after \d{4}-\d\d-\d\d .* UTC"):
+        execute(operator, make_context())
+
+
+@pytest.mark.parametrize("action", [Action.RETRY, Action.SUSPEND, Action.FAIL])
+def test_a_failed_stage_leaves_the_decision_to_the_policy(
+    operator: StageOperator, answer_with: Callable[[Answer], None], action: Action
+) -> None:
+    answer_with(raises(failed(action)))
+    with pytest.raises(StageFailed) as caught:
+        execute(operator, make_context())
+    assert caught.value.decision.action is action
+
+
+def test_a_kill_ends_the_stage_at_once_and_is_no_skip(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    def answer(_database: object, **given: Any) -> StageOutcome:
+        try:
+            operator.on_kill()
+        except Cancelled as stopped:
+            assert given["cancellation"].cancelled
+            raise StageSkipped(f"scoring stopped: {stopped}") from stopped
+        return StageOutcome(status="done", summary="not stopped", seconds=0.1)
+
+    answer_with(answer)
+    with pytest.raises(Cancelled, match="Airflow ended the task"):
+        execute(operator, make_context())
+
+
+def test_a_kill_before_and_after_the_stage_does_no_harm(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    operator.on_kill()
+    answer_with(lambda *_, **__: StageOutcome(status="done", summary="scored", seconds=0.1))
+    execute(operator, make_context())
+    assert operator.on_kill() is None
+
+
+def test_airflows_clock_ends_a_stage_as_an_error_the_engine_records(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+
+    seen: dict[str, Any] = {}
+
+    def answer(_database: object, **given: Any) -> StageOutcome:
+        seen.update(given)
+        return StageOutcome(status="done", summary="scored", seconds=0.1)
+
+    answer_with(answer)
+    execute(operator, make_context())
+    assert seen["timeout_errors"] == (AirflowTaskTimeout,)
+
+
+def test_a_products_name_is_never_rendered_as_a_template() -> None:
+    from airflow.sdk import DAG
+
+    with DAG("any") as dag:
+        operator = StageOperator(
+            task_id="scoring",
+            stage=Stage.SCORING,
+            workflow_id=str(WORKFLOW_ID),
+            product_label="unused",
+        )
+    operator.product_label = "{{ 1 / 0 }}"
+    label = dag.get_template_env().from_string(operator.map_index_template or "").render(task=operator)
+    assert label == "{{ 1 / 0 }}"
+
+
+@pytest.mark.parametrize(
+    ("try_number", "max_tries", "clear_number", "cleared"),
+    [(1, 1_000, 0, False), (2, 1_000, 0, False), (2, 1_001, 0, True), (3, 1_001, 0, False), (1, 1_000, 1, True)],
+    ids=[
+        "first try",
+        "retry",
+        "cleared after one try",
+        "retry after a clear",
+        "run cleared before the task's first try",
+    ],
+)
+def test_a_clear_is_told_from_a_retry(*, try_number: int, max_tries: int, clear_number: int, cleared: bool) -> None:
+    context: Any = make_context(try_number=try_number, max_tries=max_tries, clear_number=clear_number)
+    assert was_cleared_by_hand(context) is cleared
+
+
+@given(st.text())
+def test_a_label_is_one_printable_line_that_airflow_takes(name: str) -> None:
+    label = make_label(name, workflow_id=WORKFLOW_ID)
+    assert 0 < len(label) <= LONGEST_LABEL
+    assert label.isprintable()
+
+
+def test_a_product_without_a_printable_name_is_shown_by_its_id() -> None:
+    assert make_label(" \n\x00", workflow_id=WORKFLOW_ID) == str(WORKFLOW_ID)
+
+
+def test_a_label_keeps_letters_of_all_scripts() -> None:
+    assert make_label("Pâté\n  苏打饼干", workflow_id=WORKFLOW_ID) == "Pâté 苏打饼干"

@@ -1,0 +1,194 @@
+"""The command line without a database: its words, its exit codes, and what it costs to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from airflow.sdk import Connection
+from click.testing import CliRunner, Result
+
+from squorflow.cli import main
+from squorflow.cli.output import printable
+from squorflow.postgres.environment import is_plain, needs_airflow, read_connection
+
+HEAVY = ("PIL", "airflow", "google", "httpx", "psycopg", "pydantic", "rich", "sqlalchemy")
+
+LIST_IMPORTED = f"""
+import sys
+before = set(sys.modules)
+from squorflow.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    sys.exit(" ".join(name for name in {HEAVY!r} if name in set(sys.modules) - before))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKFLOW_HOME", str(tmp_path))
+    monkeypatch.delenv("AIRFLOW_CONN_WORKFLOW_DB", raising=False)
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def list_verbs(command: click.Command, *path: str) -> list[tuple[str, ...]]:
+    """Return the words that lead to every verb under a command."""
+    if isinstance(command, click.Group):
+        return [verb for name, below in command.commands.items() for verb in list_verbs(below, *path, name)]
+    return [path]
+
+
+VERBS = list_verbs(main)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = subprocess.run([sys.executable, "-c", LIST_IMPORTED], capture_output=True, text=True, check=False)
+    assert "Product workflows" in done.stdout
+    assert done.stderr.strip() == ""
+
+
+def test_the_installed_program_is_this_one() -> None:
+    program = Path(sys.executable).with_name("squorflow")
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("squorflow")
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_explains_itself_and_takes_json(verb: tuple[str, ...]) -> None:
+    result = invoke(*verb, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+
+
+def test_all_promised_verbs_are_there() -> None:
+    assert {" ".join(verb) for verb in VERBS} >= {
+        "db upgrade", "db status", "db url", "db start", "db stop", "enqueue", "drain", "status", "list", "history",
+        "search", "rescore", "reprocess", "audit verify",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "no-uuid"),
+        ("list", "--state", "sleeping"),
+        ("enqueue", "/nowhere.jsonl"),
+        ("frobnicate",),
+        ("search",),
+    ],
+)
+def test_a_misused_verb_exits_with_2_and_says_why(arguments: tuple[str, ...]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Error: " in result.stderr
+
+
+def test_a_misused_verb_says_why_in_json_if_asked() -> None:
+    result = invoke("status", "no-uuid", "--json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "not a valid UUID" in json.loads(result.stderr)["error"]
+
+
+def test_a_setting_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKFLOW_NUM_WORKERS", "many")
+    result = invoke("drain")
+    assert result.exit_code == 1
+    assert "num_workers" in result.stderr.lower()
+    assert "'many'" in result.stderr
+
+
+def test_a_database_out_of_reach_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WORKFLOW_DB", "postgresql://nobody:secret-word@127.0.0.1:1/nothing")
+    result = invoke("list")
+    assert result.exit_code == 1
+    assert "cannot be reached" in result.stderr
+    assert "AIRFLOW_CONN_WORKFLOW_DB" in result.stderr
+    assert "secret-word" not in result.stderr + result.stdout
+
+
+def test_the_address_is_printed_without_its_password_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WORKFLOW_DB", "postgresql://anna:secret-word@db.example/products?sslmode=require")
+    assert invoke("db", "url").stdout == "postgresql://anna:***@db.example/products?sslmode=require\n"
+    shown = invoke("db", "url", "--with-password").stdout
+    assert shown == "postgresql://anna:secret-word@db.example/products?sslmode=require\n"
+
+
+def test_the_embedded_server_is_not_started_beside_a_named_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WORKFLOW_DB", "postgresql://anna@db.example/products")
+    result = invoke("db", "start")
+    assert result.exit_code == 1
+    assert "unset AIRFLOW_CONN_WORKFLOW_DB" in result.stderr
+
+
+def test_crawled_text_cannot_steer_a_terminal() -> None:
+    assert printable("a\x1b[2Jb\x07c\u202ed\x9be\nf") == "a\ufffd[2Jb\ufffdc\ufffdd\ufffde\nf"
+
+
+PLAIN_CONNECTIONS = [
+    "postgresql://anna:s%40crets@db.example:5433/products?sslmode=require&connect_timeout=3",
+    "postgres://db.example/products",
+    "postgresql://anna@%2FVar%2Frun%2Fpostgresql:5432/products",
+    "postgresql://postgres@/products?host=%2Ftmp%2Fsome%2Ffolder",
+    "postgresql://",
+    "google-cloud-platform://?key_path=%2Fkeys.json",
+    "http://:token-word@DB.Example/",
+    "generic://host/a%2Fb?__extra__=%7B%22model%22%3A+%22x%22%2C+%22n%22%3A+%7B%22a%22%3A+1%7D%7D",
+    "generic://?empty=&word=a+b",
+    '{"conn_type": "postgresql", "host": "db", "port": "5432", "extra": {"sslmode": "require"}}',
+    '{"conn_type": "generic", "password": "key-of-gemini", "extra": "{\\"model\\": \\"flash\\"}"}',
+    '{"conn_type": "my-type", "login": "a", "schema": "b"}',
+]
+
+
+@pytest.mark.parametrize("value", PLAIN_CONNECTIONS)
+def test_a_connection_from_the_environment_reads_as_airflow_reads_it(value: str) -> None:
+    theirs = (
+        Connection.from_json(value, conn_id="one")
+        if value.startswith("{")
+        else Connection.from_uri(value, conn_id="one")
+    )
+    ours = read_connection("one", value)
+    for name in ("conn_type", "login", "password", "host", "port", "schema", "extra_dejson"):
+        assert (getattr(ours, name) or None) == (getattr(theirs, name) or None), name
+    assert is_plain(value)
+
+
+def test_a_protocol_in_the_host_is_left_to_airflow() -> None:
+    assert not is_plain("http://https://hooks.example/path")
+
+
+def test_a_connection_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment = {**os.environ, "AIRFLOW_CONN_WORKFLOW_DB": "{not json", "HOME": str(tmp_path)}
+    environment.pop("AIRFLOW_HOME", None)
+    program = Path(sys.executable).with_name("squorflow")
+    done = subprocess.run([program, "list"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: AIRFLOW_CONN_WORKFLOW_DB is no address of a connection")
+
+
+@pytest.mark.parametrize("variable", ["AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND"])
+def test_airflow_is_asked_where_it_has_a_secrets_backend(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "airflow")
+    assert not needs_airflow({"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__PARALLELISM": "8"})
+    assert needs_airflow({"AIRFLOW_HOME": str(tmp_path), variable: "x"})
+
+
+def test_airflow_is_asked_where_it_is_configured_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "airflow")
+    assert not needs_airflow({"AIRFLOW_HOME": str(tmp_path)})
+    (tmp_path / "airflow.cfg").touch()
+    assert needs_airflow({"AIRFLOW_HOME": str(tmp_path)})
