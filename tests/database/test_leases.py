@@ -498,7 +498,8 @@ def _locks(database: Database, held: Held) -> int:
     return int(
         value(
             database,
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :class AND objid = CAST(:key AS oid)",
+            "SELECT count(*) FROM pg_locks"
+            " WHERE locktype = 'advisory' AND classid = :class AND objid = CAST(:key AS oid)",
             **{"class": leases.LOCK_CLASS, "key": leases.lock_key(held.workflow_id) & 0xFFFFFFFF},
         )
     )

@@ -182,7 +182,7 @@ def _apply_rules(facts: ProductFacts, part: ComponentPolicy, *, component: Compo
                     component=component,
                     sub_metric=rule.sub_metric,
                     points=hit.points,
-                    reason=rule.reason,
+                    reason=hit.reason or rule.reason,
                     evidence=hit.evidence,
                     source=hit.source,
                 )

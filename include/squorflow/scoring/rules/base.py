@@ -64,6 +64,8 @@ class Hit:
     points: Decimal
     evidence: str
     source: FoundIn
+    reason: str | None = None
+    """Said instead of the rule's own words, where those would claim what is only assumed."""
 
 
 class RuleBase(BaseModel):

@@ -56,7 +56,14 @@ class NutrientRule(RuleBase):
             value = _amount(facts.nutrition, nutrient=name)
         if value is None:
             words = NUTRIENT_WORDS[self.nutrient]
-            return Hit(points=self.points, evidence=f"{words} is not known", source=MISSING) if self.points else None
+            if not self.points:
+                return None
+            return Hit(
+                points=self.points,
+                evidence=f"{words} is not known",
+                source=MISSING,
+                reason=f"does not say how much {words}; the worst is assumed",
+            )
         exceeded = _exceeded(self.bands, value)
         if exceeded is None:
             return None

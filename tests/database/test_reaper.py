@@ -1,0 +1,341 @@
+"""The reaper: takes back what nobody works on any more, touches nothing it knows nothing of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from squorflow.config import WorkflowConfig
+from squorflow.postgres.database import Database
+from squorflow.recovery import reaper
+from squorflow.recovery.reaper import OwnerLife, nothing_known, reap, release_due
+from squorflow.states import Stage, WorkflowState
+from squorflow.workflow import audit, queue
+from support import workflows
+from support.workflows import LEASE, OTHER_RUN, RUN, Held, enqueue, get_row, get_state, hold_one, rows, value
+
+WORKER = "worker:host/7/0c9d"
+
+
+class Runs:
+    """A liveness that knows what it was told, and remembers what it was asked."""
+
+    def __init__(self, **lives: OwnerLife) -> None:
+        self.lives = {RUN if name == "run" else OTHER_RUN: life for name, life in lives.items()}
+        self.asked: list[str] = []
+
+    def __call__(self, owners: Sequence[str]) -> Mapping[str, OwnerLife]:
+        self.asked += owners
+        return {owner: life for owner, life in self.lives.items() if owner in owners}
+
+
+ALIVE, DEAD = OwnerLife(alive=True), OwnerLife(alive=False)
+
+
+def _expire(database: Database) -> None:
+    rows(database, "UPDATE processing_queue SET lease_expires_at = clock_timestamp() - interval '1 s'")
+
+
+def _forget_lease(database: Database) -> None:
+    rows(database, "UPDATE processing_queue SET lease_expires_at = NULL")
+
+
+def _reasons(database: Database, workflow_id: UUID) -> list[str]:
+    found = rows(
+        database,
+        "SELECT actor, reason FROM workflow_transitions WHERE workflow_id = :id AND to_state = 'failed'",
+        id=workflow_id,
+    )
+    assert {row.actor for row in found} <= {"reaper"}
+    return [row.reason for row in found]
+
+
+@pytest.fixture(autouse=True)
+def _every_trail_holds(database: Database) -> Iterator[None]:
+    yield
+    assert audit.verify(database).problems == ()
+
+
+@pytest.mark.parametrize("owner", [RUN, WORKER, "airflow:elsewhere/product_workflow/run_9", "somebody"])
+def test_a_row_whose_lease_ran_out_is_taken_back_whoever_owns_it(
+    database: Database, config: WorkflowConfig, owner: str
+) -> None:
+    held = hold_one(database, owner=owner)
+    _expire(database)
+    report = reap(database, liveness=nothing_known, config=config)
+    assert (report.expired, report.of_dead_runs, report.released) == (1, 0, 1)
+    row = get_row(database, held.workflow_id)
+    assert (row.workflow_state, row.locked_by, row.retry_count) == ("queued", None, 1)
+    assert row.lease_token > held.token
+    assert _reasons(database, held.workflow_id) == [f"worker lost: the lease of {owner} ran out"]
+
+
+def test_work_begun_in_psql_comes_back_when_its_short_lease_runs_out(
+    database: Database, config: WorkflowConfig
+) -> None:
+    (workflow_id,) = enqueue(database)
+    rows(database, "UPDATE processing_queue SET workflow_state = 'processing'")
+    assert get_row(database, workflow_id).locked_by == "db:postgres"
+    assert reap(database, liveness=nothing_known, config=config).expired == 0
+    _expire(database)
+    assert reap(database, liveness=nothing_known, config=config).expired == 1
+    assert get_state(database, workflow_id) == "queued"
+
+
+def test_work_whose_owner_was_blanked_in_psql_comes_back(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database)
+    rows(database, "UPDATE processing_queue SET locked_by = NULL, locked_at = NULL, lease_expires_at = NULL")
+    assert reap(database, liveness=nothing_known, config=config).expired == 1
+    assert get_state(database, held.workflow_id) == "queued"
+
+
+def test_a_live_lease_is_left_alone(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database)
+    before = get_row(database, held.workflow_id)
+    assert reap(database, liveness=Runs(run=DEAD), config=config).of_dead_runs == 0
+    assert get_row(database, held.workflow_id) == before
+
+
+def test_what_a_dead_worker_claimed_and_never_began_is_claimable_again_at_no_cost(
+    database: Database, config: WorkflowConfig
+) -> None:
+    enqueue(database, count=3)
+    with database.begin() as connection:
+        queue.claim_for_worker(connection, owner=WORKER, limit=3, lease=LEASE)
+    _expire(database)
+    assert reap(database, liveness=nothing_known, config=config).expired == 3
+    assert len(workflows.claim(database)) == 3
+    assert value(database, "SELECT max(retry_count) FROM processing_queue") == 0
+
+
+def test_a_retry_that_belongs_to_a_dead_worker_is_not_lost(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database, owner=WORKER)
+    workflows.fail(database, held, action="retry", delay=timedelta(0))
+    assert get_row(database, held.workflow_id).locked_by == WORKER
+    reap(database, liveness=nothing_known, config=config)
+    row = get_row(database, held.workflow_id)
+    assert (row.workflow_state, row.locked_by, row.retry_count) == ("queued", None, 1)
+
+
+def test_a_run_between_two_stages_is_alive_without_a_lease(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database)
+    workflows.finish(database, held)
+    before = get_row(database, held.workflow_id)
+    report = reap(database, liveness=Runs(run=ALIVE), config=config)
+    assert (report.expired, report.of_dead_runs) == (0, 0)
+    assert get_row(database, held.workflow_id) == before
+
+
+def test_the_rows_of_a_dead_run_are_taken_back(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database)
+    workflows.finish(database, held)
+    report = reap(database, liveness=Runs(run=DEAD), config=config)
+    assert (report.of_dead_runs, report.released) == (1, 1)
+    row = get_row(database, held.workflow_id)
+    assert (row.workflow_state, row.stage, row.locked_by) == ("queued", "image_fetch", None)
+    assert _reasons(database, held.workflow_id) == [f"worker lost: {RUN} is no longer running"]
+
+
+def test_what_a_dead_run_never_began_costs_no_try(database: Database, config: WorkflowConfig) -> None:
+    enqueue(database, count=2)
+    claimed = workflows.claim(database)
+    assert reap(database, liveness=Runs(run=DEAD), config=config).of_dead_runs == 2
+    assert [get_row(database, one).retry_count for one in claimed] == [0, 0]
+    assert len(workflows.claim(database, owner=OTHER_RUN)) == 2
+
+
+def test_a_retry_of_a_dead_run_goes_to_any_run_and_costs_no_further_try(
+    database: Database, config: WorkflowConfig
+) -> None:
+    held = hold_one(database)
+    workflows.fail(database, held, action="retry", delay=timedelta(0))
+    reap(database, liveness=Runs(run=DEAD), config=config)
+    assert get_row(database, held.workflow_id).retry_count == 1
+    assert workflows.claim(database, owner=OTHER_RUN) == [held.workflow_id]
+
+
+def test_the_dead_run_is_told_that_its_product_belongs_to_another(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database)
+    workflows.finish(database, held)
+    reap(database, liveness=Runs(run=DEAD), config=config)
+    workflows.claim(database, owner=OTHER_RUN)
+    late = workflows.acquire(database, held.workflow_id, stage=Stage.IMAGE_FETCH)
+    assert late.detail == f"it is owned by {OTHER_RUN}"
+
+
+def test_a_retry_of_a_live_run_is_left_to_airflow(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database)
+    workflows.fail(database, held, action="retry", delay=timedelta(0))
+    assert reap(database, liveness=Runs(run=ALIVE), config=config).released == 0
+    assert get_state(database, held.workflow_id) == "retrying"
+
+
+def test_single_products_of_a_live_run_whose_tasks_ended_are_taken_back(
+    database: Database, config: WorkflowConfig
+) -> None:
+    enqueue(database, count=3)
+    claimed = workflows.claim(database)
+    for one in claimed:
+        workflows.acquire(database, one)
+    _forget_lease(database)
+    life = OwnerLife(alive=True, dead_map_indexes=frozenset({1}))
+    assert reap(database, liveness=Runs(run=life), config=config).of_dead_runs == 1
+    assert [get_state(database, one) for one in claimed] == ["processing", "queued", "processing"]
+    assert _reasons(database, claimed[1]) == [f"worker lost: its tasks in {RUN} have ended"]
+
+
+@pytest.mark.parametrize("state", list(WorkflowState))
+def test_what_nothing_is_known_of_is_left_as_it_is(
+    database: Database, config: WorkflowConfig, state: WorkflowState
+) -> None:
+    owner = "airflow:elsewhere/product_workflow/run_9"
+    with database.begin() as connection:
+        workflow_id = workflows.reach(connection, state)
+        rows(
+            connection,
+            "UPDATE processing_queue SET locked_by = :owner, lease_expires_at = NULL,"
+            " next_retry_at = CASE WHEN workflow_state = 'retrying' THEN clock_timestamp() - interval '1 s' END",
+            owner=owner,
+        )
+    before = get_row(database, workflow_id)
+    runs = Runs()
+    reap(database, liveness=runs, config=config)
+    assert get_row(database, workflow_id) == before
+    assert runs.asked == []
+
+
+def test_liveness_is_asked_about_the_runs_of_this_instance_only(database: Database, config: WorkflowConfig) -> None:
+    for owner in (
+        RUN,
+        "dagtest:airflow/product_workflow/t",
+        "airflow:airflow2/product_workflow/r",
+        WORKER,
+        "airflow:a",
+    ):
+        enqueue(database)
+        workflows.claim(database, owner=owner, limit=1)
+    runs = Runs()
+    reap(database, liveness=runs, config=config)
+    assert sorted(runs.asked) == [RUN, "dagtest:airflow/product_workflow/t"]
+
+
+def test_a_wait_whose_deadline_has_long_passed_is_taken_back(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database)
+    rows(
+        database,
+        "UPDATE processing_queue SET workflow_state = 'waiting', waiting_until = clock_timestamp() - interval '4 min'",
+    )
+    assert reap(database, liveness=Runs(run=ALIVE), config=config).expired == 0
+    rows(database, "UPDATE processing_queue SET waiting_until = clock_timestamp() - interval '6 min'")
+    assert reap(database, liveness=Runs(run=ALIVE), config=config).expired == 1
+    assert get_state(database, held.workflow_id) == "queued"
+
+
+def test_retries_that_are_due_and_belong_to_nobody_are_queued(database: Database) -> None:
+    due = hold_one(database)
+    workflows.fail(database, due, action="release", delay=timedelta(0))
+    later = hold_one(database, owner=OTHER_RUN)
+    workflows.fail(database, later, action="release", delay=timedelta(minutes=1))
+    assert release_due(database) == 1
+    assert (get_state(database, due.workflow_id), get_state(database, later.workflow_id)) == ("queued", "retrying")
+    signed = value(
+        database,
+        "SELECT actor || ': ' || reason FROM workflow_transitions"
+        " WHERE workflow_id = :id ORDER BY sequence DESC LIMIT 1",
+        id=due.workflow_id,
+    )
+    assert signed == "reaper: retry due"
+
+
+def test_more_rows_than_one_batch_are_all_brought_back(
+    database: Database, config: WorkflowConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper, "_BATCH", 3)
+    enqueue(database, count=10)
+    for one in workflows.claim(database):
+        workflows.acquire(database, one)
+    _expire(database)
+    report = reap(database, liveness=nothing_known, config=config)
+    assert (report.expired, report.released) == (10, 10)
+    assert report.summary().startswith("10 rows with expired leases and 0 of ended runs taken back, 10 due retries")
+
+
+def test_a_product_that_kills_its_workers_ends_failed(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database, max_retries=2)
+    seen = []
+    for number in range(4):
+        _expire(database)
+        reap(database, liveness=nothing_known, config=config)
+        row = get_row(database, held.workflow_id)
+        seen.append((row.workflow_state, row.retry_count))
+        if row.workflow_state == "queued":
+            owner = f"airflow:airflow/product_workflow/again_{number}"
+            workflows.claim(database, owner=owner)
+            workflows.acquire(database, held.workflow_id, owner=owner)
+    assert seen == [("queued", 1), ("queued", 2), ("failed", 2), ("failed", 2)]
+    assert get_row(database, held.workflow_id).last_error.startswith("WorkerLost: worker lost: the lease of")
+
+
+def test_two_reapers_at_once_take_each_row_back_once(
+    database: Database, config: WorkflowConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper, "_BATCH", 5)
+    enqueue(database, count=60)
+    for one in workflows.claim(database):
+        workflows.acquire(database, one)
+    _expire(database)
+    together = threading.Barrier(4)
+
+    def work() -> int:
+        together.wait(30)
+        return reap(database, liveness=nothing_known, config=config).expired
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [future.result() for future in [pool.submit(work) for _ in range(4)]]
+    assert sum(taken) == 60
+    assert value(database, "SELECT count(*) FROM workflow_transitions WHERE to_state = 'failed'") == 60
+    assert value(database, "SELECT max(retry_count) FROM processing_queue") == 1
+
+
+def test_a_heartbeat_that_comes_in_time_wins_over_the_reaper(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database)
+    _expire(database)
+    with database.begin() as connection:
+        rows(
+            connection,
+            "UPDATE processing_queue SET lease_expires_at = clock_timestamp() + interval '1 min' WHERE queue_id = :id",
+            id=held.workflow_id,
+        )
+        assert reap(database, liveness=nothing_known, config=config).expired == 0
+    assert reap(database, liveness=nothing_known, config=config).expired == 0
+    assert get_row(database, held.workflow_id).lease_token == held.token
+
+
+def test_a_liveness_that_breaks_does_not_undo_what_was_taken_back_before(
+    database: Database, config: WorkflowConfig
+) -> None:
+    expired = hold_one(database, owner=WORKER)
+    _expire(database)
+    hold_one(database)
+
+    def broken(_owners: Sequence[str]) -> Mapping[str, OwnerLife]:
+        raise ConnectionError("the execution API is away")
+
+    with pytest.raises(ConnectionError):
+        reap(database, liveness=broken, config=config)
+    assert get_state(database, expired.workflow_id) == "retrying"
+
+
+def test_the_counters_are_folded_and_agree_with_the_queue(database: Database, config: WorkflowConfig) -> None:
+    enqueue(database, count=4)
+    held = Held(workflow_id=workflows.claim(database, limit=1)[0], token=1, owner=RUN)
+    workflows.acquire(database, held.workflow_id)
+    reap(database, liveness=nothing_known, config=config)
+    counted = {row.name: row.value for row in rows(database, "SELECT name, value FROM workflow_counter")}
+    assert counted == {"state:created": 0, "state:queued": 3, "state:processing": 1}
+    assert value(database, "SELECT count(*) FROM workflow_counter_delta") == 0
