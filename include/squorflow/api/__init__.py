@@ -1,1 +1,0 @@
-"""The workflow API and pages inside Airflow's web server."""

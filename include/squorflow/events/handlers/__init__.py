@@ -1,1 +1,0 @@
-"""One handler per channel."""
