@@ -307,6 +307,32 @@ def test_a_later_trigger_cannot_use_an_update_of_another_column(
     assert (get_state(connection, queued), _counts(connection)) == ("queued", before)
 
 
+def test_a_later_trigger_that_knows_how_to_hash_still_cannot_make_a_move_the_table_lacks(
+    connection: Connection, queued: UUID
+) -> None:
+    _add_trigger(
+        connection,
+        "NEW.workflow_state := 'completed';"
+        " NEW.trail_hash := workflow_trail_hash(OLD.trail_hash, NEW.queue_id, NEW.trail_sequence, OLD.workflow_state,"
+        " NEW.workflow_state, NEW.stage, 'changed in the database', '{}', 'db:' || session_user, session_user,"
+        " NEW.state_since);",
+        when="BEFORE UPDATE",
+    )
+    with pytest.raises(ProtectedRecord):
+        rows(connection, "UPDATE processing_queue SET workflow_state = 'cancelled' WHERE queue_id = :id", id=queued)
+    assert get_state(connection, queued) == "queued"
+
+
+def test_every_trigger_on_queue_and_trail_fires_in_replica_mode_too(connection: Connection) -> None:
+    found = rows(
+        connection,
+        "SELECT tgrelid::regclass::text AS place, tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal"
+        " AND (tgrelid = 'processing_queue'::regclass OR tgrelid::regclass::text LIKE 'workflow_transitions%')",
+    )
+    assert [row for row in found if row.tgenabled != "A"] == []
+    assert {row.place for row in found} == {"processing_queue", *_parts(connection)}
+
+
 @pytest.mark.parametrize("assignment", ["priority = 7", "workflow_state = 'cancelled'"])
 def test_a_later_trigger_cannot_change_the_id_where_foreign_keys_are_off(
     connection: Connection, queued: UUID, assignment: str
@@ -481,8 +507,8 @@ def _signature(connection: Connection, workflow_id: UUID) -> tuple[str, str, str
     return row.actor, row.db_user, row.reason, row.metadata
 
 
-def _cancel(source: Database | Connection, workflow_id: UUID) -> None:
-    rows(source, "UPDATE processing_queue SET workflow_state = 'cancelled' WHERE queue_id = :id", id=workflow_id)
+def _cancel(connection: Connection, workflow_id: UUID) -> None:
+    rows(connection, "UPDATE processing_queue SET workflow_state = 'cancelled' WHERE queue_id = :id", id=workflow_id)
 
 
 def test_a_claimed_actor_stands_beside_the_login_that_claimed_it(connection: Connection, queued: UUID) -> None:

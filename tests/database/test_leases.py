@@ -257,6 +257,16 @@ def test_the_holder_passes_the_fence_and_a_moved_token_does_not(database: Databa
         leases.fence(connection, held.workflow_id, token=held.token - 1)
 
 
+def test_nobody_writes_to_a_row_that_is_not_being_worked_on_though_its_token_is_right(
+    database: Database, held: Held
+) -> None:
+    _move(database, held.workflow_id, WorkflowState.SUSPENDED)
+    _move(database, held.workflow_id, WorkflowState.QUEUED)
+    token = get_row(database, held.workflow_id).lease_token
+    with pytest.raises(LeaseLost, match="queued, owner nobody"), database.begin() as connection:
+        leases.fence(connection, held.workflow_id, token=token)
+
+
 @pytest.mark.parametrize("state", [WorkflowState.SUSPENDED, WorkflowState.CANCELLED, WorkflowState.FAILED])
 def test_a_stage_cannot_finish_what_somebody_moved_in_psql(
     database: Database, held: Held, state: WorkflowState

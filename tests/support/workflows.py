@@ -175,14 +175,15 @@ def acquire(
 def hold_one(database: Database, *, owner: str = RUN, lease: timedelta = LEASE, max_retries: int = 3) -> Held:
     """Queue a product, claim it and acquire its first stage."""
     (workflow_id,) = enqueue(database, max_retries=max_retries)
-    if owner.startswith("worker:"):
-        with database.begin() as connection:
-            queue.claim_for_worker(connection, owner=owner, limit=1, lease=lease)
-    else:
-        claim(database, owner=owner)
-    return Held(
-        workflow_id=workflow_id, token=acquire(database, workflow_id, owner=owner, lease=lease).token, owner=owner
-    )
+    with database.begin() as connection:
+        if owner.startswith("worker:"):
+            queue.claim_for_worker(connection, owner=owner, limit=10_000, lease=lease)
+        else:
+            queue.claim_for_run(connection, owner=owner, limit=1, workflow_ids=[workflow_id])
+    got = acquire(database, workflow_id, owner=owner, lease=lease)
+    if got.outcome is not leases.Outcome.ACQUIRED:
+        raise AssertionError(got.detail)
+    return Held(workflow_id=workflow_id, token=got.token, owner=owner)
 
 
 def finish(

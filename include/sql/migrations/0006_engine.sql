@@ -6,7 +6,7 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     v_row record;
 BEGIN
-    SELECT q.workflow_state, q.lease_token, q.locked_by INTO v_row
+    SELECT q.workflow_state, q.lease_token, q.locked_by, q.lease_expires_at INTO v_row
     FROM processing_queue AS q WHERE q.queue_id = p_workflow_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'workflow % does not exist', p_workflow_id USING ERRCODE = 'SQ005';
@@ -17,6 +17,10 @@ BEGIN
             USING ERRCODE = 'SQ003',
             DETAIL = jsonb_build_object('held', p_token, 'current', v_row.lease_token, 'state', v_row.workflow_state, 'owner', v_row.locked_by)::text;
     END IF;
+    -- A process that is stopped in the middle of its write would keep the row locked for ever: no pause outlasts the lease.
+    PERFORM set_config(
+        'idle_in_transaction_session_timeout',
+        ceil(greatest(1, extract(epoch FROM v_row.lease_expires_at - clock_timestamp())) * 1000)::bigint::text, TRUE);
 END
 $$;
 

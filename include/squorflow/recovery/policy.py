@@ -6,6 +6,7 @@ Owns the table of foreign errors and the delays. Decides only; `run_stage` commi
 from __future__ import annotations
 
 import errno
+import random
 import re
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,6 +48,12 @@ class Decision:
 SYSTEM_PROBE_DELAY = timedelta(minutes=5)
 """How long work stays away after a fault of our own set-up, before it is tried again."""
 
+LONGEST_DELAY = timedelta(days=1)
+"""No delay is longer, whatever a server's `Retry-After` or a high power of the multiplier says."""
+
+_JITTER = 0.1
+"""Up to this share of a backoff is added at random, so that products that failed together do not return together."""
+
 _FOREIGN: dict[str, ErrorCategory] = {
     "builtins.MemoryError": ErrorCategory.SYSTEM,
     "builtins.PermissionError": ErrorCategory.SYSTEM,
@@ -84,8 +91,14 @@ def categorise(error: BaseException) -> ErrorCategory:
 
 
 def backoff(retry_count: int, *, config: WorkflowConfig) -> timedelta:
-    """Return the delay before the next try: base · multiplier^n, n being the retries so far (60, 120, 240 s)."""
-    return timedelta(seconds=config.retry_backoff_base.total_seconds() * config.retry_backoff_multiplier**retry_count)
+    """Return the least delay before the next try: base · multiplier^n, n being the retries so far (60, 120, 240 s)."""
+    # Beyond this power any multiplier above 1 is past the longest delay, and a float would overflow.
+    seconds = config.retry_backoff_base.total_seconds() * config.retry_backoff_multiplier ** min(retry_count, 100)
+    return timedelta(seconds=min(seconds, LONGEST_DELAY.total_seconds()))
+
+
+def _with_jitter(delay: timedelta) -> timedelta:
+    return min(delay * (1 + random.uniform(0, _JITTER)), LONGEST_DELAY)  # noqa: S311 - spreads load, keeps no secret
 
 
 def decide(
@@ -115,7 +128,9 @@ def decide(
         return Decision(
             category=category,
             action=Action.RELEASE,
-            delay=told or 2 * backoff(retry_count, config=config),
+            delay=min(told, LONGEST_DELAY)
+            if told and told > timedelta(0)
+            else _with_jitter(2 * backoff(retry_count, config=config)),
             counts=False,
             reason=f"{stage}: {what}; comes back without costing a try",
         )
@@ -125,7 +140,7 @@ def decide(
                 category=category,
                 action=Action.SUSPEND,
                 delay=None,
-                counts=True,
+                counts=False,
                 reason=f"{stage}: {what}; no try is left and the product has no text to go on with",
             )
         return Decision(
@@ -135,7 +150,7 @@ def decide(
             counts=False,
             reason=f"{stage}: {what}; all {max_retries} retries are used up",
         )
-    delay = backoff(retry_count, config=config)
+    delay = _with_jitter(backoff(retry_count, config=config))
     return Decision(
         category=category,
         action=Action.RETRY,
