@@ -545,6 +545,29 @@ def test_the_heartbeat_tells_once_that_the_lease_was_lost(database: Database, he
     assert heartbeat.lost
 
 
+def test_a_heartbeat_whose_session_was_ended_goes_on_over_another(database: Database, held: Held) -> None:
+    lease = timedelta(seconds=0.9)
+    with leases.hold(
+        database, held.workflow_id, token=held.token, lease=lease, locking=True, on_lost=pytest.fail
+    ) as heartbeat:
+        rows(
+            database,
+            "SELECT pg_terminate_backend(pid) FROM pg_locks"
+            " WHERE locktype = 'advisory' AND classid = :class AND objid = CAST(:key AS oid)",
+            **{"class": leases.LOCK_CLASS, "key": leases.lock_key(held.workflow_id) & 0xFFFFFFFF},
+        )
+        # The first lease was longer than the heartbeat's, so it is shortened here to see it being extended.
+        _expire(database, held)
+        rows(
+            database,
+            "DO $$ BEGIN FOR i IN 1..3000 LOOP"  # noqa: S608 - an id of our own
+            f" IF EXISTS (SELECT 1 FROM processing_queue WHERE queue_id = '{held.workflow_id}'"
+            " AND lease_expires_at > clock_timestamp()) THEN RETURN; END IF;"
+            " PERFORM pg_sleep(0.01); END LOOP; RAISE EXCEPTION 'nobody extended it'; END $$",
+        )
+    assert not heartbeat.lost
+
+
 def test_a_lock_held_by_somebody_without_the_lease_is_taken_from_him(database: Database, held: Held) -> None:
     squatter = database.engine.connect()
     squatter.execute(

@@ -211,6 +211,7 @@ class Heartbeat:
         self._locking = locking
         self._on_lost = on_lost
         self.lost = False
+        self._own_session = True
         self._stopping = threading.Event()
         self._extend = {"workflow_id": workflow_id, "token": token, "lease": lease}
         key = lock_key(workflow_id)
@@ -243,19 +244,11 @@ class Heartbeat:
 
         third = self._lease.total_seconds() / 3
         extended = time.monotonic()
-        own_session = True
         while not self._stopping.wait(third):
             try:
-                if own_session:
-                    rows = session.execute(load("leases")["extend"], self._extend).rowcount
-                else:
-                    with self._database.begin() as connection:
-                        rows = connection.execute(load("leases")["extend"], self._extend).rowcount
+                rows = self._beat(session)
             except SQLAlchemyError as error:
                 log.warning("workflow %s: heartbeat failed (%s)", self._workflow_id, type(error).__name__)
-                if own_session:
-                    session.invalidate()
-                    own_session = False
                 if time.monotonic() - extended > self._lease.total_seconds():
                     self._on_lost("Postgres could not be reached for a whole lease")
                     break
@@ -265,8 +258,23 @@ class Heartbeat:
                 self._on_lost("the lease was lost: another worker or a person took the workflow")
                 break
             extended = time.monotonic()
-        if own_session:
+        if self._own_session:
             self._release(session)
+
+    def _beat(self, session: Connection) -> int:
+        """Extend the lease over the lock's session, or another connection where that one was ended; 0: it was lost."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if self._own_session:
+            try:
+                return session.execute(load("leases")["extend"], self._extend).rowcount
+            except SQLAlchemyError as error:
+                # Postgres ends it when this process was stopped for a lease; only asking tells whether that was lost.
+                log.warning("workflow %s: its lock session ended (%s)", self._workflow_id, type(error).__name__)
+                session.invalidate()
+                self._own_session = False
+        with self._database.begin() as connection:
+            return connection.execute(load("leases")["extend"], self._extend).rowcount
 
     def _release(self, session: Connection) -> None:
         from sqlalchemy.exc import SQLAlchemyError
