@@ -63,7 +63,9 @@ class Database:
     def _create_engine(self, **options: Any) -> Engine:
         from sqlalchemy import create_engine, event
 
-        settings = "-c TimeZone=UTC"
+        # A process that is stopped inside a transaction must not hold its locks for ever.
+        idle_milliseconds = int(self._config.processing_timeout.total_seconds() * 1000)
+        settings = f"-c TimeZone=UTC -c DateStyle=ISO -c idle_in_transaction_session_timeout={idle_milliseconds}"
         if not self._config.enable_metrics:
             settings += " -c squorflow.metrics=off"
         engine = create_engine(
