@@ -88,7 +88,7 @@ CREATE TRIGGER refuse BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON workflow_
 FOR EACH STATEMENT EXECUTE FUNCTION transitions_refuse();
 ALTER TABLE workflow_transitions ENABLE ALWAYS TRIGGER refuse;
 
--- A cascading foreign key deletes row by row, past statement triggers of the parent: refuse rows too.
+-- Row triggers, unlike statement triggers, also come to a partition that somebody attaches by hand.
 CREATE TRIGGER refuse_row BEFORE UPDATE OR DELETE ON workflow_transitions
 FOR EACH ROW EXECUTE FUNCTION transitions_refuse();
 ALTER TABLE workflow_transitions ENABLE ALWAYS TRIGGER refuse_row;
