@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,25 @@ from squorflow.postgres.embedded import EmbeddedPostgres
 pytest_plugins = ("support.skips",)
 
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the session a temporary folder of its own, which goes with it.
+
+    pytest's shared one is closed to other users again by every pytest that starts, and a Postgres started by root runs
+    as another user.
+    """
+    if config.option.basetemp is None:
+        folder = Path(tempfile.mkdtemp(prefix="squorflow-pytest-"))
+        folder.chmod(0o711)
+        config.option.basetemp = folder / "t"
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _passable_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tmp_path_factory.getbasetemp().chmod(0o711)
 
 
 @pytest.fixture(scope="session")
