@@ -61,7 +61,7 @@ BEGIN
         IF NEW.queue_id IS DISTINCT FROM OLD.queue_id THEN
             RAISE EXCEPTION 'workflow %: its id cannot be changed', OLD.queue_id USING ERRCODE = 'SQ004';
         END IF;
-        IF NEW.lease_token < OLD.lease_token THEN
+        IF NEW.lease_token NOT BETWEEN OLD.lease_token AND OLD.lease_token + 1 THEN
             RAISE EXCEPTION 'workflow %: the lease token only goes up (it is %)', OLD.queue_id, OLD.lease_token USING ERRCODE = 'SQ004';
         END IF;
         IF NEW.trail_sequence IS DISTINCT FROM OLD.trail_sequence OR NEW.trail_hash IS DISTINCT FROM OLD.trail_hash
