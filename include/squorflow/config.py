@@ -61,6 +61,9 @@ class WorkflowConfig(BaseSettings):
     num_workers: int = Field(4, ge=1, le=64, description="in-process workers of `squorflow drain` and the orchestrator")
     batch_size: int = Field(100, ge=1, le=1024, description="products one DAG run takes from the queue")
     schedule: str = Field("*/5 * * * *", description="cron expression of `product_workflow`; empty for none")
+    maintenance_schedule: str = Field(
+        "*/5 * * * *", description="cron expression of `workflow_maintenance`; empty for none"
+    )
     failure_tolerance: float = Field(
         0.05, ge=0, le=1, description="share of a run's products that may fail before the run counts as failed"
     )

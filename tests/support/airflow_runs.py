@@ -25,16 +25,16 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 RUN = "manual__2026-01-02T03:04:05+00:00"
 
 
-def load_dag() -> DAG:
-    """Parse the DAG file anew, under the settings of the moment."""
+def load_dag(dag_id: str = "product_workflow") -> DAG:
+    """Parse the file of a DAG anew, under the settings of the moment."""
     from airflow.dag_processing.dagbag import DagBag
 
     get_config.cache_clear()
-    bag = DagBag(CHECKOUT / "dags" / "product_workflow.py")
+    bag = DagBag(CHECKOUT / "dags" / f"{dag_id}.py")
     get_config.cache_clear()
     assert bag.import_errors == {}
     assert bag.captured_warnings == {}
-    dag: DAG = bag.dags["product_workflow"]
+    dag: DAG = bag.dags[dag_id]
     return dag
 
 
@@ -105,6 +105,7 @@ class Installation:
             **self.airflow.environment(),
             "AIRFLOW__CORE__PARALLELISM": "4",
             "WORKFLOW_SCHEDULE": "",
+            "WORKFLOW_MAINTENANCE_SCHEDULE": "",
             "WORKFLOW_LOCK_TIMEOUT": "5",
             "WORKFLOW_FAILURE_TOLERANCE": "0",
         }

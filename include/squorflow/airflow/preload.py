@@ -29,6 +29,7 @@ MODULES = (
     "sqlalchemy.dialects.postgresql.psycopg",
     "squorflow.airflow.batch",
     "squorflow.airflow.enqueue",
+    "squorflow.airflow.maintenance",
     "squorflow.airflow.operators",
     "squorflow.enrichment.offline",
     "squorflow.postgres.database",

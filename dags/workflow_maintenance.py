@@ -1,0 +1,35 @@
+"""Keeps the product workflow healthy, every few minutes, whether or not there is work.
+
+**reap** takes back products whose worker or run has died, parks those whose tries are used up, and queues the retries
+that are due. `product_workflow` does the same before it takes products; this catches what happens while it rests.
+
+The tasks know nothing of each other: when one fails, the run is red and the others have done their part. Clear or
+trigger any of them at any time.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import dag
+
+from squorflow.airflow.maintenance import ReapOperator
+from squorflow.config import get_config
+
+
+@dag(
+    schedule=get_config().maintenance_schedule or None,
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(minutes=30),
+    default_args={"owner": "squorflow"},
+    tags=["squorflow", "maintenance"],
+    doc_md=__doc__,
+)
+def workflow_maintenance() -> None:
+    """One task per chore, none before another."""
+    ReapOperator(task_id="reap", doc_md="Takes back what dead owners hold and queues due retries.")
+
+
+workflow_maintenance()

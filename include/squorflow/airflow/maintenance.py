@@ -1,0 +1,47 @@
+"""What `workflow_maintenance` runs: one operator per chore, each by itself.
+
+Owns the handing over from Airflow's context to the chore and the line its log ends with. When rows count as abandoned
+is `squorflow.recovery.reaper`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from squorflow.airflow.ownership import RunOwner, make_liveness
+from squorflow.config import get_config
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class ChoreOperator(BaseOperator):
+    """A chore that is tried again soon, and else left to the next run of the DAG.
+
+    Subclasses do it in `execute`; it must be safe to do at any time, by any number at once.
+    """
+
+    ui_color = "#eee6f6"
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("retries", 1)
+        settings.setdefault("retry_delay", timedelta(seconds=10))
+        settings.setdefault("execution_timeout", timedelta(minutes=10))
+        super().__init__(**settings)
+
+
+class ReapOperator(ChoreOperator):
+    """Takes back what dead owners hold and queues the retries that are due."""
+
+    def execute(self, context: Context) -> None:
+        """Reap once."""
+        from squorflow.postgres.database import get_database
+        from squorflow.recovery.reaper import reap
+
+        config = get_config()
+        myself = RunOwner.of(context, instance=config.instance)
+        report = reap(get_database(), liveness=make_liveness(context["ti"], myself=myself), config=config)
+        self.log.info("%s.", report.summary())

@@ -1,0 +1,68 @@
+"""The shape of `workflow_maintenance`, and its chores run as Airflow runs them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from squorflow.airflow.maintenance import ChoreOperator, ReapOperator
+from squorflow.postgres.database import Database
+from support import workflows
+from support.airflow_runs import execute, load_dag, make_context
+from support.workflows import RUN, get_row
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+
+@pytest.fixture(scope="module")
+def dag() -> DAG:
+    return load_dag("workflow_maintenance")
+
+
+def test_it_reaps(dag: DAG) -> None:
+    assert isinstance(dag.get_task("reap"), ReapOperator)
+
+
+def test_every_chore_is_independent_tried_again_and_bounded_in_time(dag: DAG) -> None:
+    for task in dag.tasks:
+        assert isinstance(task, ChoreOperator)
+        assert not task.upstream_task_ids
+        assert task.retries
+        assert task.execution_timeout
+
+
+def test_one_run_at_a_time_and_none_is_made_up(dag: DAG) -> None:
+    assert dag.max_active_runs == 1
+    assert not dag.catchup
+
+
+def test_it_runs_every_five_minutes_unless_told_otherwise(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dag.schedule == "*/5 * * * *"
+    monkeypatch.setenv("WORKFLOW_MAINTENANCE_SCHEDULE", "")
+    assert load_dag("workflow_maintenance").schedule is None
+
+
+class Airflow(SimpleNamespace):
+    """A task instance that answers the questions about runs: none is alive."""
+
+    def get_dr_count(self, dag_id: str, **_: Any) -> int:
+        del dag_id
+        return 0
+
+
+def test_reap_takes_back_the_products_of_a_run_that_is_over(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = workflows.hold_one(database)
+    workflows.finish(database, held)
+    monkeypatch.setattr("squorflow.postgres.database.get_database", lambda: database)
+    context = make_context()
+    context["ti"] = Airflow(**{**vars(context["ti"]), "dag_id": "workflow_maintenance"})
+    context["dag_run"].dag_id = "workflow_maintenance"
+    assert get_row(database, held.workflow_id).locked_by == RUN
+    execute(ReapOperator(task_id="reap"), context)
+    row = get_row(database, held.workflow_id)
+    assert (row.workflow_state, row.locked_by) == ("queued", None)
