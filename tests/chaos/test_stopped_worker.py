@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
@@ -26,56 +19,8 @@ from squorflow.stages.context import Clients, StageResult
 from squorflow.states import Stage
 from squorflow.workflow import audit, leases
 from support import workflows
+from support.processes import PATIENCE_SECONDS, go_on, process, wait_until, worker
 from support.workflows import OTHER_RUN, RUN, Held, enqueue, get_row, get_state, rows, value
-
-TESTS = Path(__file__).parents[1]
-PATIENCE_SECONDS = 60
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition; what it waits for happens in other processes."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.02)
-
-
-@contextmanager
-def process(database: Database, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a worker process and end it with the block."""
-    address = database.engine.url.render_as_string(hide_password=False)
-    started = subprocess.Popen(
-        [sys.executable, "-m", "support.worker_process", address, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-    )
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.communicate()
-
-
-@contextmanager
-def worker(
-    database: Database, workflow_id: UUID, *, owner: str = RUN, lease_seconds: float = 1, pause: str = "stage"
-) -> Iterator[subprocess.Popen[str]]:
-    """Start a worker on a product and wait until it pauses."""
-    with process(database, str(workflow_id), owner, str(lease_seconds), pause) as started:
-        assert started.stdout is not None
-        assert started.stdout.readline() == f"in the {pause}\n"
-        yield started
-
-
-def _go_on(stopped: subprocess.Popen[str]) -> str:
-    stopped.send_signal(signal.SIGCONT)
-    assert stopped.stdin is not None
-    assert stopped.stdout is not None
-    stopped.stdin.write("\n")
-    stopped.stdin.flush()
-    return stopped.stdout.readline()
 
 
 def _is_expired(database: Database, workflow_id: UUID) -> bool:
@@ -116,7 +61,7 @@ def test_a_worker_that_was_stopped_past_its_lease_cannot_write(
         token = workflows.acquire(database, claimed, owner=OTHER_RUN).token
         workflows.finish(database, Held(workflow_id=claimed, token=token, owner=OTHER_RUN))
         before = get_row(database, claimed)
-        assert _go_on(stopped).startswith("ended: StageSkipped")
+        assert go_on(stopped).startswith("ended: StageSkipped")
     assert get_row(database, claimed) == before
     assert value(database, "SELECT output FROM workflow_checkpoint") == {"from": "discovery"}
     (event,) = workflows.get_events(database, claimed, event_type="stale_write_rejected")
@@ -127,7 +72,7 @@ def test_a_worker_that_was_stopped_past_its_lease_cannot_write(
 def test_a_worker_that_was_stopped_for_a_moment_goes_on(database: Database, claimed: UUID) -> None:
     with worker(database, claimed, lease_seconds=60) as stopped:
         stopped.send_signal(signal.SIGSTOP)
-        assert _go_on(stopped) == "ended: done\n"
+        assert go_on(stopped) == "ended: done\n"
     assert value(database, "SELECT output FROM workflow_checkpoint") == {"by": "the process", "token": 1}
     assert workflows.get_events(database, claimed, event_type="stale_write_rejected") == []
 
@@ -136,7 +81,7 @@ def test_a_stopped_worker_whose_row_nobody_took_may_still_write(database: Databa
     with worker(database, claimed) as stopped:
         stopped.send_signal(signal.SIGSTOP)
         wait_until(lambda: _is_expired(database, claimed))
-        assert _go_on(stopped) == "ended: done\n"
+        assert go_on(stopped) == "ended: done\n"
     assert get_row(database, claimed).retry_count == 0
 
 
@@ -164,7 +109,7 @@ def test_a_newer_try_takes_over_from_a_stopped_worker_that_still_holds_the_lock(
             clients=cast(Clients, SimpleNamespace()),
         )
         assert outcome.summary == "second"
-        assert _go_on(stopped).startswith("ended: StageSkipped")
+        assert go_on(stopped).startswith("ended: StageSkipped")
     assert get_row(database, claimed).retry_count == 1
     assert len(workflows.get_events(database, claimed, event_type="stale_write_rejected")) == 1
 
@@ -177,7 +122,7 @@ def test_a_worker_stopped_in_the_middle_of_its_write_does_not_keep_the_row_locke
         # Waits for the row's lock, which Postgres takes from the stopped process when its lease is over.
         got = workflows.acquire(database, claimed)
         assert (got.outcome, got.retry_count) == (leases.Outcome.ACQUIRED, 1)
-        assert _go_on(stopped).startswith("ended: StageSkipped")
+        assert go_on(stopped).startswith("ended: StageSkipped")
     assert value(database, "SELECT count(*) FROM workflow_checkpoint") == 0
     assert get_row(database, claimed).lease_token == got.token
 

@@ -1,7 +1,8 @@
 """A worker for tests to stop and kill: `python -m support.worker_process ADDRESS WORKFLOW_ID OWNER SECONDS PAUSE`.
 
 It runs the first stage with a lease of SECONDS, pauses in the stage or in the write (PAUSE), and says on its standard
-output where it is. A line on its standard input lets it go on.
+output where it is. A line on its standard input lets it go on. At the PAUSE "check" it does nothing but look whether it
+shall stop.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def run(context: StageContext) -> StageResult:
 
     if pause == "stage":
         _pause("stage")
+    if pause == "check":
+        _say("in the check")
+        context.cancellation.wait(600)
     return StageResult(summary="done", output={"by": "the process", "token": context.token}, write=write)
 
 

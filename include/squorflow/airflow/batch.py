@@ -100,6 +100,7 @@ class CloseOperator(BaseOperator):
     def execute(self, context: Context) -> None:
         """Close the run; raises what fails it without a retry."""
         from squorflow.postgres.database import get_database
+        from squorflow.workflow import waking
         from squorflow.workflow.queue import count_claimable, give_back, list_run_items
 
         config = get_config()
@@ -108,6 +109,9 @@ class CloseOperator(BaseOperator):
             given_back = give_back(connection, owner=owner)
             items = list_run_items(connection, owner=owner)
             claimable = count_claimable(connection)
+            if claimable:
+                # Else a backlog would drain at the schedule's speed.
+                waking.announce(connection)
         states = self._task_states(context)
         unreached = count_unreached(items, states=states)
         for line in summarise(items, given_back=given_back, claimable=claimable):

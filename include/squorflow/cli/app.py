@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
+from squorflow.cli.actions import cancel, deadletter, retry, suspend
 from squorflow.cli.drain import drain
 from squorflow.cli.intake import enqueue
 from squorflow.cli.output import printable
@@ -109,5 +110,20 @@ def app() -> None:
     """
 
 
-for verb in (db, enqueue, drain, status, list_, history, search, rescore, reprocess, audit):
+for verb in (
+    db,
+    enqueue,
+    drain,
+    status,
+    list_,
+    history,
+    search,
+    retry,
+    cancel,
+    suspend,
+    deadletter,
+    rescore,
+    reprocess,
+    audit,
+):
     app.add_command(verb)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from squorflow.postgres.queries import load
 from squorflow.states import Stage, WorkflowState
+from squorflow.workflow import waking
 from squorflow.workflow.transitions import clean, to_json
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class ClaimedItem:
 
 
 def enqueue(connection: Connection, items: Sequence[NewItem], *, actor: str, max_retries: int) -> EnqueueReport:
-    """Create and queue workflows, one batch in four statements; keep a batch below some thousand items.
+    """Create and queue workflows, one batch in five statements; keep a batch below some thousand items.
 
     An item whose `dedupe_key` belongs to a workflow that is not cancelled is left out, also when both come at once.
     """
@@ -94,7 +95,10 @@ def enqueue(connection: Connection, items: Sequence[NewItem], *, actor: str, max
         workflow_ids[created.ordinal] = created.workflow_id
     connection.execute(queries["queue_created"], {"workflow_ids": [one for one in workflow_ids if one is not None]})
     connection.execute(queries["hush"])
-    return EnqueueReport(workflow_ids=tuple(workflow_ids))
+    report = EnqueueReport(workflow_ids=tuple(workflow_ids))
+    if report.created:
+        waking.announce(connection)
+    return report
 
 
 def claim_for_run(
