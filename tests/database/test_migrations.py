@@ -298,6 +298,16 @@ def test_imported_rows_are_within_our_ranges_and_can_be_listed_claimed_and_worke
     assert (got.outcome, got.crawler_data) == (leases.Outcome.ACQUIRED, {})
 
 
+def test_times_that_nobody_could_read_are_left_behind_by_the_import(legacy: Database) -> None:
+    rows(legacy, "UPDATE processing_queue SET queued_at = 'infinity', completed_at = '-infinity'")
+    migrations.upgrade(legacy)
+    assert _import(legacy) == 40
+    assert value(
+        legacy, "SELECT bool_and(coalesce(isfinite(queued_at) AND isfinite(completed_at), TRUE)) FROM processing_queue"
+    )
+    assert len(workflows.claim(legacy)) == 20
+
+
 @pytest.mark.parametrize("state", list(WorkflowState))
 def test_a_row_can_be_imported_at_any_state(legacy: Database, state: WorkflowState) -> None:
     migrations.upgrade(legacy)

@@ -228,7 +228,10 @@ def _scans(plan: list[dict[str, Any]], table: str) -> set[str]:
     ("name", "parameters"),
     [
         ("claim_batch", {"owner": "airflow:a/b/c", "batch_size": 25, "priority_at_least": 1}),
-        ("claim_for_worker", {"owner": "worker:a", "batch_size": 25, "lease": timedelta(seconds=30)}),
+        (
+            "claim_for_worker",
+            {"owner": "worker:a", "batch_size": 25, "lease": timedelta(seconds=30), "passed_over": []},
+        ),
     ],
 )
 def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
@@ -257,10 +260,16 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
             BY_KEY,
         ),
         ("listing", "get_status", {"workflow_id": UUID(int=1)}, BY_KEY),
-        ("reaper", "abandon_expired", {"actor": "reaper", "batch_size": 500}, {"queue_owned"}),
+        ("reaper", "abandon_expired", {"actor": "reaper", "batch_size": 500, "passed_over": []}, {"queue_owned"}),
         ("reaper", "list_owners", {"instance": "airflow"}, {"queue_owned"}),
-        ("reaper", "abandon_of_dead_runs", {"actor": "reaper", "batch_size": 500, "owners": [RUN]}, {"queue_owned"}),
+        (
+            "reaper",
+            "abandon_of_dead_runs",
+            {"actor": "reaper", "batch_size": 500, "owners": [RUN], "passed_over": []},
+            {"queue_owned"},
+        ),
         ("reaper", "release_due", {"batch_size": 500}, {"queue_retry_due", *BY_KEY}),
+        ("reaper", "release_singly", {"batch_size": 500, "passed_over": []}, {"queue_retry_due", *BY_KEY}),
     ],
 )
 def test_a_hot_query_reads_the_queue_by_its_index_only(

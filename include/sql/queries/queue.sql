@@ -93,6 +93,7 @@ WITH picked AS MATERIALIZED (
     SELECT q.queue_id
     FROM processing_queue AS q
     WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL
+        AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
     ORDER BY q.priority DESC, q.queued_at, q.queue_id
     LIMIT :batch_size
     FOR NO KEY UPDATE SKIP LOCKED
@@ -104,6 +105,19 @@ claimed AS (
     RETURNING q.queue_id, q.priority, q.queued_at
 )
 SELECT c.queue_id FROM claimed AS c ORDER BY c.priority DESC, c.queued_at, c.queue_id;
+
+-- name: claim_singly
+-- Claim rows for a worker one by one, where one of them refuses; it is told from the others by its refusal.
+SELECT p.queue_id, workflow_try_claim(p.queue_id, :owner, :lease) AS refusal
+FROM (
+    SELECT q.queue_id
+    FROM processing_queue AS q
+    WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL
+        AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
+    ORDER BY q.priority DESC, q.queued_at, q.queue_id
+    LIMIT :batch_size
+    FOR NO KEY UPDATE SKIP LOCKED
+) AS p;
 
 -- name: extend_owned
 -- Extend the lease of all rows a worker process holds, also of those it has not begun.
@@ -118,7 +132,9 @@ WHERE locked_by = :owner AND workflow_state IN ('queued', 'retrying');
 -- name: count_claimable
 -- Count the rows a run could claim now, as far as it matters.
 SELECT count(*) FROM (
-    SELECT 1 FROM processing_queue AS q WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL LIMIT :most
+    SELECT 1 FROM processing_queue AS q
+    WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
+    LIMIT :most
 ) AS claimable;
 
 -- name: find_remaining

@@ -1,6 +1,6 @@
 -- name: abandon_expired
 -- Take back rows whose lease has run out, whoever owned them; also waits whose deadline has long passed.
-SELECT gone.queue_id, workflow_abandon(gone.queue_id, :actor, 'worker lost: the lease of ' || coalesce(gone.locked_by, 'nobody') || ' ran out') AS left_in
+SELECT gone.queue_id, workflow_try_abandon(gone.queue_id, :actor, 'worker lost: the lease of ' || coalesce(gone.locked_by, 'nobody') || ' ran out') AS refusal
 FROM (
     SELECT q.queue_id, q.locked_by
     FROM processing_queue AS q
@@ -14,6 +14,7 @@ FROM (
             )
             OR (q.workflow_state = 'waiting' AND q.waiting_until < clock_timestamp() - interval '5 minutes')
         )
+        AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
     ORDER BY q.locked_by, q.queue_id
     LIMIT :batch_size
     FOR NO KEY UPDATE SKIP LOCKED
@@ -28,13 +29,14 @@ WHERE q.locked_by IS NOT NULL
 
 -- name: abandon_of_dead_runs
 -- Take back the rows of runs that are over; a stage that still holds a live lease is left until it runs out.
-SELECT gone.queue_id, workflow_abandon(gone.queue_id, :actor, 'worker lost: ' || gone.locked_by || ' is no longer running') AS left_in
+SELECT gone.queue_id, workflow_try_abandon(gone.queue_id, :actor, 'worker lost: ' || gone.locked_by || ' is no longer running') AS refusal
 FROM (
     SELECT q.queue_id, q.locked_by
     FROM processing_queue AS q
     WHERE q.locked_by = ANY(CAST(:owners AS text []))
         AND q.workflow_state IN ('queued', 'processing', 'waiting', 'retrying')
         AND (q.lease_expires_at IS NULL OR q.lease_expires_at < clock_timestamp())
+        AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
     ORDER BY q.locked_by, q.queue_id
     LIMIT :batch_size
     FOR NO KEY UPDATE SKIP LOCKED
@@ -42,7 +44,7 @@ FROM (
 
 -- name: abandon_dead_indexes
 -- Take back single products of a live run whose tasks ended without a word.
-SELECT gone.queue_id, workflow_abandon(gone.queue_id, :actor, 'worker lost: its tasks in ' || gone.locked_by || ' have ended') AS left_in
+SELECT gone.queue_id, workflow_try_abandon(gone.queue_id, :actor, 'worker lost: its tasks in ' || gone.locked_by || ' have ended') AS refusal
 FROM (
     SELECT q.queue_id, q.locked_by
     FROM processing_queue AS q
@@ -50,6 +52,7 @@ FROM (
     WHERE q.locked_by = :owner AND i.map_index = ANY(CAST(:map_indexes AS int []))
         AND q.workflow_state IN ('queued', 'processing', 'waiting', 'retrying')
         AND (q.lease_expires_at IS NULL OR q.lease_expires_at < clock_timestamp())
+        AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
     ORDER BY q.queue_id
     LIMIT :batch_size
     FOR NO KEY UPDATE OF q SKIP LOCKED
@@ -65,6 +68,18 @@ WHERE queue_id IN (
     LIMIT :batch_size
     FOR NO KEY UPDATE SKIP LOCKED
 );
+
+-- name: release_singly
+-- Queue due retries one by one, where one of them refuses; it is told from the others by its refusal.
+SELECT due.queue_id, workflow_try_release(due.queue_id) AS refusal
+FROM (
+    SELECT q.queue_id FROM processing_queue AS q
+    WHERE q.workflow_state = 'retrying' AND q.locked_by IS NULL AND q.next_retry_at <= clock_timestamp()
+        AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
+    ORDER BY q.next_retry_at, q.queue_id
+    LIMIT :batch_size
+    FOR NO KEY UPDATE SKIP LOCKED
+) AS due;
 
 -- name: say
 -- Name the reaper and its reason for the next change.

@@ -31,7 +31,8 @@ _TOLD = frozenset({"failed", "suspended", "retrying"})
 def drain(context: click.Context, *, num_workers: int | None, verbose: bool, as_json: bool) -> None:
     """Work until the queue is empty, and wait for retries that are due later. Ctrl-C stops it cleanly.
 
-    Exit code 0 when nothing is left to do, 1 when it was stopped or products ended failed.
+    Exit code 0 when nothing is left to do, 1 when it was stopped, or products ended failed or refused to be
+    claimed.
     """
     from squorflow import orchestrator
     from squorflow.stages import make_clients
@@ -56,7 +57,7 @@ def drain(context: click.Context, *, num_workers: int | None, verbose: bool, as_
         emit({**plain(report), "products_per_second": round(report.products_per_second, 2)})
     else:
         _say_report(report)
-    context.exit(1 if report.stopped or report.failed else 0)
+    context.exit(1 if report.stopped or report.failed or report.passed_over else 0)
 
 
 def _count_to_do(database: Database) -> int:
@@ -104,6 +105,8 @@ def _say_report(report: DrainReport) -> None:
         say(f"{report.not_queued} are created but not queued: whoever inserted them has to queue them")
     if report.held_elsewhere:
         say(f"{report.held_elsewhere} belong to DAG runs or other workers")
+    if report.passed_over:
+        warn(f"{report.passed_over} could not be claimed and were passed over; their rows refuse every change")
     if report.stopped:
         warn(f"stopped early: {report.stopped}; what was begun has been given back")
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from squorflow.config import WorkflowConfig
 from squorflow.orchestrator.signals import stopped_by_signals
@@ -40,7 +41,8 @@ class DrainReport:
 
     `retries` counts the times a product came back for another try, `skipped` those that were taken from us.
     `not_queued` are products left in `created`: somebody inserted them and has to queue them. `held_elsewhere` are
-    unfinished products of DAG runs and other workers. `stopped` says why it ended early, `None` when nothing was left.
+    unfinished products of DAG runs and other workers, `passed_over` queued ones whose rows refuse to be claimed (the
+    log says why). `stopped` says why it ended early, `None` when nothing was left.
     """
 
     completed: int
@@ -50,6 +52,7 @@ class DrainReport:
     skipped: int
     not_queued: int
     held_elsewhere: int
+    passed_over: int
     seconds: float
     stopped: str | None
 
@@ -97,7 +100,10 @@ class WorkerPool:
     ) -> None:
         self._database = database
         self._config = config
-        self._workers = [Worker(database, config=config, clients=clients) for _ in range(num_workers)]
+        self._passed_over: set[UUID] = set()
+        self._workers = [
+            Worker(database, config=config, clients=clients, passed_over=self._passed_over) for _ in range(num_workers)
+        ]
         self._on_event = on_event
         self._on_wait = on_wait
         self._counts: Counter[ProductOutcome] = Counter()
@@ -245,7 +251,7 @@ class WorkerPool:
         if idle == 0:
             return 0.0
         with self._database.begin() as connection:
-            work_is_there = queue.count_claimable(connection, most=1) > 0
+            work_is_there = queue.count_claimable(connection, most=1, passed_over=self._passed_over) > 0
         if work_is_there:
             with self._condition:
                 self._round += 1
@@ -303,6 +309,7 @@ class WorkerPool:
             skipped=self._counts[ProductOutcome.SKIPPED],
             not_queued=max(0, remaining.ready - claimable),
             held_elsewhere=held.products,
+            passed_over=len(self._passed_over),
             seconds=seconds,
             stopped=self._stopped,
         )

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import TransientError, WorkflowNotFound
+from squorflow.errors import StateError, TransientError, WorkflowNotFound
 from squorflow.postgres.queries import load
 from squorflow.recovery import policy
 from squorflow.stages import StageFailed, StageSkipped, run_stage
@@ -115,15 +115,21 @@ _NOTHING_BEGUN = _LettingGo(reason="given back by its worker", last_error="Worke
 
 
 class Worker:
-    """Works on a few products at a time; made and driven by one thread, stopped from any."""
+    """Works on a few products at a time; made and driven by one thread, stopped from any.
 
-    def __init__(self, database: Database, *, config: WorkflowConfig, clients: Clients) -> None:
+    `passed_over`, shared by the workers of a pool, gathers the products that cannot even be claimed.
+    """
+
+    def __init__(
+        self, database: Database, *, config: WorkflowConfig, clients: Clients, passed_over: set[UUID] | None = None
+    ) -> None:
         process = f"worker:{socket.gethostname()}/{os.getpid()}"
         self.owner = f"{process}/{uuid4()}"
         self.actor = process
         self._database = database
         self._config = config
         self._clients = clients
+        self._passed_over = set() if passed_over is None else passed_over
         self._stop_reason: str | None = None
         self._clock: StageClock | None = None
         self._pending: _LettingGo | None = None
@@ -144,10 +150,7 @@ class Worker:
         self._settle()
         # From here on rows may be ours, also when the answer to the claim is lost.
         self._pending = _NOTHING_BEGUN
-        with self._database.begin() as connection:
-            claimed = queue.claim_for_worker(
-                connection, owner=self.owner, limit=CLAIM_SIZE, lease=self._config.lock_timeout
-            )
+        claimed = self._claim()
         left = len(claimed)
         for workflow_id in claimed:
             if self._stop_reason is not None:
@@ -162,6 +165,30 @@ class Worker:
             self._pending = None
         self._settle()
         return bool(claimed)
+
+    def _claim(self) -> Sequence[UUID]:
+        """Claim a few products; those that refuse it are told once and passed over from then on."""
+        from sqlalchemy.exc import DBAPIError, OperationalError
+
+        lease = self._config.lock_timeout
+        try:
+            with self._database.begin() as connection:
+                return queue.claim_for_worker(
+                    connection, owner=self.owner, limit=CLAIM_SIZE, lease=lease, passed_over=self._passed_over
+                )
+        except (DBAPIError, StateError) as error:
+            if isinstance(error, OperationalError):
+                raise
+        while True:
+            with self._database.begin() as connection:
+                claims = queue.claim_singly(
+                    connection, owner=self.owner, limit=CLAIM_SIZE, lease=lease, passed_over=self._passed_over
+                )
+            for workflow_id, refusal in claims.refused.items():
+                log.error("workflow %s cannot be claimed and was passed over: %s", workflow_id, refusal)
+            self._passed_over.update(claims.refused)
+            if claims.claimed or not claims.refused:
+                return claims.claimed
 
     def extend(self) -> None:
         """Extend the lease of everything this worker holds; called by the heartbeat's thread."""

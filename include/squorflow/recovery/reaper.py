@@ -2,19 +2,28 @@
 
 Owns when a row counts as abandoned. Whether an Airflow run lives it is told by a function from `squorflow.airflow`;
 what it is not told about it leaves alone. Every batch is a transaction of its own, so it may be killed anywhere.
+A row that refuses its change is reported, passed over and looked at again the next time.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from squorflow.config import WorkflowConfig
+from squorflow.errors import StateError
 from squorflow.postgres.queries import load
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from sqlalchemy import Row
+
     from squorflow.postgres.database import Database
+
+log = logging.getLogger(__name__)
 
 ACTOR = "reaper"
 
@@ -44,48 +53,72 @@ def nothing_known(_owners: Sequence[str]) -> Mapping[str, OwnerLife]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReapReport:
-    """How many rows were brought back, and why."""
+    """How many rows were brought back, and why; `passed_over` are those that refused it."""
 
     expired: int
     of_dead_runs: int
     released: int
+    passed_over: int = 0
 
     def summary(self) -> str:
         """Say it in one line."""
-        return (
+        said = (
             f"{self.expired} rows with expired leases and {self.of_dead_runs} of ended runs taken back, "
             f"{self.released} due retries queued"
         )
+        return f"{said}; {self.passed_over} rows refused" if self.passed_over else said
 
 
 def reap(database: Database, *, liveness: Liveness, config: WorkflowConfig) -> ReapReport:
     """Take back abandoned rows and queue due retries; safe to run at any time, by any number at once."""
-    expired = _repeat(database, "abandon_expired", {})
+    passed_over: set[UUID] = set()
+    expired = _repeat(database, "abandon_expired", {}, passed_over=passed_over)
     with database.begin() as connection:
         owners = list(connection.execute(load("reaper")["list_owners"], {"instance": config.instance}).scalars())
     lives = liveness(owners) if owners else {}
     dead = sorted(owner for owner, life in lives.items() if not life.alive)
-    of_dead_runs = _repeat(database, "abandon_of_dead_runs", {"owners": dead}) if dead else 0
+    of_dead_runs = _repeat(database, "abandon_of_dead_runs", {"owners": dead}, passed_over=passed_over) if dead else 0
     for owner, life in lives.items():
         if life.alive and life.dead_map_indexes:
             parameters = {"owner": owner, "map_indexes": sorted(life.dead_map_indexes)}
-            of_dead_runs += _repeat(database, "abandon_dead_indexes", parameters)
-    released = release_due(database)
+            of_dead_runs += _repeat(database, "abandon_dead_indexes", parameters, passed_over=passed_over)
+    released = release_due(database, passed_over=passed_over)
     _fold_counters(database)
-    return ReapReport(expired=expired, of_dead_runs=of_dead_runs, released=released)
+    return ReapReport(expired=expired, of_dead_runs=of_dead_runs, released=released, passed_over=len(passed_over))
 
 
-def release_due(database: Database) -> int:
-    """Queue every retry that is due and owned by nobody; return how many."""
+def release_due(database: Database, *, passed_over: set[UUID] | None = None) -> int:
+    """Queue every retry that is due and owned by nobody; return how many. Those that refuse join `passed_over`."""
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
     queries = load("reaper")
     total = 0
     while True:
-        with database.begin() as connection:
-            connection.execute(queries["say"], {"actor": ACTOR, "reason": "retry due"})
-            count = connection.execute(queries["release_due"], {"batch_size": _BATCH}).rowcount
-            connection.execute(queries["hush"])
+        try:
+            with database.begin() as connection:
+                connection.execute(queries["say"], {"actor": ACTOR, "reason": "retry due"})
+                count = connection.execute(queries["release_due"], {"batch_size": _BATCH}).rowcount
+                connection.execute(queries["hush"])
+        except (DBAPIError, StateError) as error:
+            if isinstance(error, OperationalError):
+                raise
+            return total + _release_singly(database, passed_over=set() if passed_over is None else passed_over)
         total += count
         if count < _BATCH:
+            return total
+
+
+def _release_singly(database: Database, *, passed_over: set[UUID]) -> int:
+    queries = load("reaper")
+    total = 0
+    while True:
+        parameters = {"batch_size": _BATCH, "passed_over": list(passed_over)}
+        with database.begin() as connection:
+            connection.execute(queries["say"], {"actor": ACTOR, "reason": "retry due"})
+            rows = connection.execute(queries["release_singly"], parameters).all()
+            connection.execute(queries["hush"])
+        total += len(rows) - _pass_over(rows, passed_over=passed_over)
+        if len(rows) < _BATCH:
             return total
 
 
@@ -95,12 +128,24 @@ def _fold_counters(database: Database) -> None:
         connection.execute(load("reaper")["fold_counters"], {"batch_size": 20 * _BATCH})
 
 
-def _repeat(database: Database, query: str, parameters: dict[str, Any]) -> int:
+def _repeat(database: Database, query: str, parameters: dict[str, Any], *, passed_over: set[UUID]) -> int:
     """Run a taking-back query in batches until nothing is left; return how many rows it took."""
     total = 0
     while True:
         with database.begin() as connection:
-            rows = connection.execute(load("reaper")[query], {**parameters, "actor": ACTOR, "batch_size": _BATCH}).all()
-        total += len(rows)
+            rows = connection.execute(
+                load("reaper")[query],
+                {**parameters, "actor": ACTOR, "batch_size": _BATCH, "passed_over": list(passed_over)},
+            ).all()
+        total += len(rows) - _pass_over(rows, passed_over=passed_over)
         if len(rows) < _BATCH:
             return total
+
+
+def _pass_over(rows: Sequence[Row[Any]], *, passed_over: set[UUID]) -> int:
+    """Report the rows that refused and remember them; return how many."""
+    refused = {row.queue_id: row.refusal for row in rows if row.refusal is not None}
+    for workflow_id, refusal in refused.items():
+        log.error("workflow %s cannot be brought back and was passed over: %s", workflow_id, refusal)
+    passed_over.update(refused)
+    return len(refused)

@@ -5,7 +5,7 @@ Nothing here commits: the caller owns the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -144,10 +144,32 @@ def list_run_items(connection: Connection, *, owner: str) -> list[ClaimedItem]:
     ]
 
 
-def claim_for_worker(connection: Connection, *, owner: str, limit: int, lease: timedelta) -> list[UUID]:
+def claim_for_worker(
+    connection: Connection, *, owner: str, limit: int, lease: timedelta, passed_over: Collection[UUID] = ()
+) -> list[UUID]:
     """Claim up to `limit` rows for a worker process; it keeps them only as long as it extends the lease."""
-    rows = connection.execute(load("queue")["claim_for_worker"], {"owner": owner, "batch_size": limit, "lease": lease})
-    return [row.queue_id for row in rows]
+    parameters = {"owner": owner, "batch_size": limit, "lease": lease, "passed_over": list(passed_over)}
+    return [row.queue_id for row in connection.execute(load("queue")["claim_for_worker"], parameters)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleClaims:
+    """What became of a claim row by row: the rows that are ours, and for each other one why it refused."""
+
+    claimed: tuple[UUID, ...]
+    refused: dict[UUID, str]
+
+
+def claim_singly(
+    connection: Connection, *, owner: str, limit: int, lease: timedelta, passed_over: Collection[UUID]
+) -> SingleClaims:
+    """Claim as `claim_for_worker` does where that failed: a row that refuses the change keeps no other from us."""
+    parameters = {"owner": owner, "batch_size": limit, "lease": lease, "passed_over": list(passed_over)}
+    rows = connection.execute(load("queue")["claim_singly"], parameters).all()
+    return SingleClaims(
+        claimed=tuple(row.queue_id for row in rows if row.refusal is None),
+        refused={row.queue_id: row.refusal for row in rows if row.refusal is not None},
+    )
 
 
 def extend_owned(connection: Connection, *, owner: str, lease: timedelta) -> int:
@@ -160,9 +182,10 @@ def give_back(connection: Connection, *, owner: str) -> int:
     return connection.execute(load("queue")["give_back"], {"owner": owner}).rowcount
 
 
-def count_claimable(connection: Connection, *, most: int = 1000) -> int:
-    """Count the rows a run could claim now, at most `most`."""
-    return int(connection.execute(load("queue")["count_claimable"], {"most": most}).scalar_one())
+def count_claimable(connection: Connection, *, most: int = 1000, passed_over: Collection[UUID] = ()) -> int:
+    """Count the rows a run could claim now, at most `most`, without those it would pass over."""
+    parameters = {"most": most, "passed_over": list(passed_over)}
+    return int(connection.execute(load("queue")["count_claimable"], parameters).scalar_one())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
