@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import URL, Connection
@@ -205,6 +205,29 @@ def test_a_trail_that_begins_elsewhere_without_an_import_is_found(found: Found, 
         " WHERE workflow_id = :id AND sequence = 1"
     )
     assert "row 1 begins the trail in queued" in problems
+
+
+@pytest.mark.parametrize("workflow_id", [UUID(int=0), UUID(int=(1 << 128) - 1)], ids=["first", "last"])
+@pytest.mark.parametrize(
+    "tampering", ["UPDATE workflow_transitions SET reason = 'nicer'", "DELETE FROM processing_queue"]
+)
+def test_the_workflows_with_the_first_and_the_last_id_of_all_are_looked_at(
+    database: Database, workflow_id: UUID, tampering: str
+) -> None:
+    with database.begin() as connection:
+        rows(connection, "INSERT INTO processing_queue (queue_id, product_name) VALUES (:id, 'x')", id=workflow_id)
+    assert audit.verify(database) == audit.Verification(workflows=1, problems=())
+    with database.begin() as connection, _behind_the_back(connection):
+        rows(connection, tampering)
+    assert [problem.workflow_id for problem in audit.verify(database).problems] == [workflow_id]
+
+
+def test_verification_goes_on_from_batch_to_batch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "_BATCH", 2)
+    done: list[int] = []
+    workflows.enqueue(database, count=5)
+    assert audit.verify(database, on_progress=done.append) == audit.Verification(workflows=5, problems=())
+    assert done == [2, 4, 5]
 
 
 @pytest.mark.parametrize(

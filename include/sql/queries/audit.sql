@@ -11,7 +11,7 @@ ORDER BY t.sequence;
 -- Read the next workflows to verify, in key order; short batches keep no snapshot open for long.
 SELECT q.queue_id
 FROM processing_queue AS q
-WHERE q.queue_id > :after AND (q.workflow_state IS NOT NULL OR q.trail_sequence > 0)
+WHERE q.queue_id >= :first AND (q.workflow_state IS NOT NULL OR q.trail_sequence > 0)
 ORDER BY q.queue_id
 LIMIT :batch_size;
 
@@ -19,7 +19,7 @@ LIMIT :batch_size;
 -- Find trails in a range of keys whose workflow is gone from the queue.
 SELECT DISTINCT t.workflow_id
 FROM workflow_transitions AS t
-WHERE t.workflow_id > :after AND t.workflow_id <= :last
+WHERE t.workflow_id >= :first AND t.workflow_id <= :last
     AND NOT EXISTS (SELECT 1 FROM processing_queue AS q WHERE q.queue_id = t.workflow_id)
 ORDER BY t.workflow_id;
 

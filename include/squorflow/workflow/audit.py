@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from squorflow.postgres.database import Database
 
 _BATCH = 1000
+_FIRST_ID = UUID(int=0)
 _LAST_ID = UUID(int=(1 << 128) - 1)
 
 
@@ -80,24 +81,25 @@ def list_history(connection: Connection, workflow_id: UUID) -> list[TrailRow]:
 def verify(database: Database, *, on_progress: Callable[[int], None] | None = None) -> Verification:
     """Replay every trail, in short transactions of 1,000 workflows; `on_progress` is told how many are done."""
     queries = load("audit")
-    after, workflows = UUID(int=0), 0
+    first, workflows = _FIRST_ID, 0
     problems: list[Problem] = []
     while True:
         with database.begin() as connection:
             ids = list(
-                connection.execute(queries["list_workflow_ids"], {"after": after, "batch_size": _BATCH}).scalars()
+                connection.execute(queries["list_workflow_ids"], {"first": first, "batch_size": _BATCH}).scalars()
             )
-            last = ids[-1] if ids else _LAST_ID
+            last = ids[-1] if len(ids) == _BATCH else _LAST_ID
             problems += [
                 Problem(workflow_id=orphan, problem="it has a trail, but the queue has no such workflow")
-                for orphan in connection.execute(queries["list_orphans"], {"after": after, "last": last}).scalars()
+                for orphan in connection.execute(queries["list_orphans"], {"first": first, "last": last}).scalars()
             ]
-            if not ids:
-                return Verification(workflows=workflows, problems=tuple(problems))
             problems += [
                 Problem(workflow_id=row.workflow_id, problem=row.problem)
                 for row in connection.execute(queries["verify_trails"], {"workflow_ids": ids})
             ]
-        after, workflows = last, workflows + len(ids)
+        workflows += len(ids)
         if on_progress:
             on_progress(workflows)
+        if last == _LAST_ID:
+            return Verification(workflows=workflows, problems=tuple(problems))
+        first = UUID(int=last.int + 1)
