@@ -125,6 +125,31 @@ def test_the_address_is_printed_without_its_password_unless_asked_for(monkeypatc
     assert shown == "postgresql://anna:secret-word@db.example/products?sslmode=require\n"
 
 
+@pytest.mark.parametrize("parameter", ["password", "sslpassword"])
+def test_a_secret_among_the_parameters_of_the_address_is_not_printed_either(
+    parameter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"postgresql://anna@db.example/products?{parameter}=secret-word&target_session_attrs=any"
+    monkeypatch.setenv("AIRFLOW_CONN_WORKFLOW_DB", address)
+    assert invoke("db", "url").stdout == f"postgresql://anna@db.example/products?{parameter}=***&target_session_attrs=any\n"
+    assert invoke("db", "url", "--with-password").stdout == f"{address}\n"
+
+
+@pytest.mark.parametrize("kind", ["mysql", "http", ""])
+def test_a_connection_to_something_else_than_postgres_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WORKFLOW_DB", f'{{"conn_type": "{kind}", "host": "db.example", "schema": "p"}}')
+    for verb in (["list"], ["db", "url"]):
+        result = invoke(*verb)
+        assert result.exit_code == 1
+        assert f"'workflow_db' is of type '{kind}'" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_every_way_to_write_postgres_is_taken(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WORKFLOW_DB", f"{kind}://db.example/products")
+    assert invoke("db", "url").stdout == "postgresql://db.example/products\n"
+
+
 def test_the_embedded_server_is_not_started_beside_a_named_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_WORKFLOW_DB", "postgresql://anna@db.example/products")
     result = invoke("db", "start")

@@ -70,17 +70,15 @@ def status(*, as_json: bool) -> None:
 @json_option
 def url(*, with_password: bool, as_json: bool) -> None:
     """Print the database's address as psql takes it; starts nothing."""
-    from sqlalchemy import make_url
-
-    from squorflow.postgres.database import find_url
+    from squorflow.postgres.database import find_url, render_url
     from squorflow.postgres.embedded import EmbeddedPostgres
 
     config = session.read_config()
     if session.uses_airflow_connection():
-        address = make_url(find_url(config))
+        address = find_url(config)
     else:
         address = EmbeddedPostgres(config.home).url(session.DATABASE)
-    text = address.set(drivername="postgresql").render_as_string(hide_password=not with_password)
+    text = render_url(address, with_secrets=with_password)
     if as_json:
         emit({"url": text})
     else:

@@ -89,7 +89,7 @@ def open_any_database(config: WorkflowConfig, *, direct: bool = False) -> Iterat
 
 
 def place(database: Database) -> str:
-    """Return a database's address without its password."""
-    from sqlalchemy import make_url
+    """Return a database's address without its secrets."""
+    from squorflow.postgres.database import render_url
 
-    return make_url(database.url).set(drivername="postgresql").render_as_string(hide_password=True)
+    return render_url(database.url, with_secrets=False)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_plus
 
 from squorflow.config import WorkflowConfig, get_config
 from squorflow.errors import (
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 CONNECTION_ID = "workflow_db"
 """The Airflow connection to squorflow's database; `workflow_db_direct` beside it bypasses a transaction pooler."""
+
+_STARS = "***"
 
 _REFUSALS: dict[str, type[StateError]] = {
     "SQ001": InvalidTransition,
@@ -61,16 +64,23 @@ class Database:
         return cls(find_url(config, direct=direct), config=config)
 
     def _create_engine(self, **options: Any) -> Engine:
-        from sqlalchemy import create_engine, event
+        from sqlalchemy import create_engine, event, make_url
 
         # A process that is stopped inside a transaction must not hold its locks for ever.
         idle_milliseconds = int(self._config.processing_timeout.total_seconds() * 1000)
         settings = f"-c TimeZone=UTC -c DateStyle=ISO -c idle_in_transaction_session_timeout={idle_milliseconds}"
         if not self._config.enable_metrics:
             settings += " -c squorflow.metrics=off"
+        url = make_url(self.url)
+        # Whoever named the database may have set more, a search_path for one. What comes last holds.
+        theirs = url.query.get("options") or os.environ.get("PGOPTIONS", "")
+        given = theirs if isinstance(theirs, str) else " ".join(theirs)
         engine = create_engine(
-            self.url,
-            connect_args={"options": settings, "application_name": "squorflow"},
+            url,
+            connect_args={
+                "options": f"{given} {settings}".lstrip(),
+                "application_name": url.query.get("application_name", "squorflow"),
+            },
             use_native_hstore=False,
             pool_size=self._config.num_workers + 1,
             max_overflow=16,
@@ -154,11 +164,32 @@ def find_connection(connection_id: str) -> Any | None:
         return None
 
 
+def render_url(url: URL | str, *, with_secrets: bool) -> str:
+    """Write a database's address as psql takes it; secrets, in its parameters too, are stars unless asked for."""
+    from sqlalchemy import make_url
+
+    address = make_url(url).set(drivername="postgresql")
+    if with_secrets:
+        return address.render_as_string(hide_password=False)
+    secret = [key for key in address.query if "password" in key or "secret" in key]
+    starred = address.update_query_dict(dict.fromkeys(secret, _STARS)).render_as_string(hide_password=True)
+    return starred.replace(quote_plus(_STARS), _STARS)
+
+
 def _url_of(connection: Any) -> URL:
-    """Build the URL of an Airflow connection; extras that libpq knows (sslmode, host, …) become its parameters."""
+    """Build the URL of an Airflow connection; extras that libpq knows (sslmode, host, …) become its parameters.
+
+    Raises `ConfigurationError` for a connection to something that is not Postgres.
+    """
     from psycopg import pq
     from sqlalchemy import URL
 
+    kind = connection.conn_type or ""
+    if kind.partition("+")[0] not in {"postgres", "postgresql"}:
+        raise ConfigurationError(
+            f"the Airflow connection {connection.conn_id!r} is of type {kind!r}: "
+            "squorflow works on Postgres only, so its type must be 'postgres'"
+        )
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     return URL.create(
         "postgresql+psycopg",
