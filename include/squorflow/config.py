@@ -31,6 +31,14 @@ def _names(value: object) -> object:
     return value
 
 
+DEFAULT_HOME = Path(".squorflow")
+
+
+def _folder(value: object) -> object:
+    """Read a blank as unset: as a path it would be the present folder."""
+    return DEFAULT_HOME if isinstance(value, str) and not value.strip() else value
+
+
 Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
 """A positive duration; a bare number is seconds."""
 
@@ -76,7 +84,9 @@ class WorkflowConfig(BaseSettings):
     )
     image_store: str = Field("", description="where images are kept: a folder or object store URL; empty: under home")
     images_per_product: int = Field(5, ge=0, le=50, description="images fetched for one product, at most")
-    home: Path = Field(Path(".squorflow"), description="data folder of the embedded Postgres, Airflow and images")
+    home: Annotated[Path, BeforeValidator(_folder)] = Field(
+        DEFAULT_HOME, description="data folder of the embedded Postgres, Airflow and images"
+    )
     enable_notifications: bool = Field(
         default=True,
         validation_alias=_env("enable_notifications", "ENABLE_WORKFLOW_NOTIFICATIONS"),

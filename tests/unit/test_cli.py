@@ -36,6 +36,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_WORKFLOW_DB", raising=False)
 
 
+NO_FOLDER = "The data folder {} is a file, or below one. Set WORKFLOW_HOME to a folder."
+
+
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
 
@@ -118,6 +121,48 @@ def test_a_database_out_of_reach_is_a_sentence(monkeypatch: pytest.MonkeyPatch) 
     assert "secret-word" not in result.stderr + result.stdout
 
 
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_home_that_is_a_file_is_a_sentence(below: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.touch()
+    monkeypatch.setenv("WORKFLOW_HOME", str(file / below))
+    result = invoke("list")
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {NO_FOLDER.format(file / below)}\n"
+
+
+COMMANDS = ["squorflow.airflow.demo", "squorflow.airflow.serve"]
+
+
+def _run(module: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_demo_and_serve_say_in_a_sentence_that_home_is_a_file(module: str, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.touch()
+    done = _run(module, WORKFLOW_HOME=str(file))
+    assert (done.returncode, done.stderr) == (1, f"{NO_FOLDER.format(file)}\n")
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_demo_and_serve_say_in_a_sentence_that_the_database_is_out_of_reach(module: str, tmp_path: Path) -> None:
+    address = "postgresql://nobody:secret-word@127.0.0.1:1/nothing"
+    done = _run(
+        module,
+        WORKFLOW_HOME=str(tmp_path),
+        AIRFLOW_CONN_WORKFLOW_DB=address,
+        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=address,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("the database cannot be reached: ")
+    assert "Traceback" not in done.stderr
+    assert "secret-word" not in done.stderr + done.stdout
+
+
 def test_the_address_is_printed_without_its_password_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_WORKFLOW_DB", "postgresql://anna:secret-word@db.example/products?sslmode=require")
     assert invoke("db", "url").stdout == "postgresql://anna:***@db.example/products?sslmode=require\n"
@@ -131,7 +176,10 @@ def test_a_secret_among_the_parameters_of_the_address_is_not_printed_either(
 ) -> None:
     address = f"postgresql://anna@db.example/products?{parameter}=secret-word&target_session_attrs=any"
     monkeypatch.setenv("AIRFLOW_CONN_WORKFLOW_DB", address)
-    assert invoke("db", "url").stdout == f"postgresql://anna@db.example/products?{parameter}=***&target_session_attrs=any\n"
+    assert (
+        invoke("db", "url").stdout
+        == f"postgresql://anna@db.example/products?{parameter}=***&target_session_attrs=any\n"
+    )
     assert invoke("db", "url", "--with-password").stdout == f"{address}\n"
 
 

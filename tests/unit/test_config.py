@@ -66,6 +66,13 @@ def test_each_documented_variable_sets_its_field(
     assert getattr(WorkflowConfig(), field) == value
 
 
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_home_is_the_default_one_not_the_present_folder(monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    monkeypatch.setenv("WORKFLOW_HOME", blank)
+    assert WorkflowConfig().home == Path(".squorflow")
+    assert WorkflowConfig(home=".").home == Path()
+
+
 def test_a_keyword_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKFLOW_RETRY_BACKOFF", "30")
     monkeypatch.setenv("WORKFLOW_MAX_RETRIES", "7")

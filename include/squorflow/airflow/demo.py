@@ -17,7 +17,7 @@ from uuid import UUID
 from squorflow.airflow.exclusive import exclusive
 from squorflow.airflow.local import LocalAirflow
 from squorflow.airflow.processes import Processes, interruptible
-from squorflow.errors import SquorflowError
+from squorflow.postgres.database import explain
 from squorflow.postgres.environment import read_config
 from squorflow.postgres.queries import load
 from squorflow.states import Stage
@@ -237,8 +237,11 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("Interrupted; run `make demo` again to go on.")
         return _EXIT_INTERRUPTED
-    except SquorflowError as error:
-        sys.stderr.write(f"{error}\n")
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"{sentence}\n")
         return 1
 
 

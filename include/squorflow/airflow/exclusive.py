@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from squorflow.errors import ConfigurationError
+from squorflow.postgres.embedded import explain_unusable
 
 _CLEAN_UP_SECONDS = 40
 """How long the rest of a killed holder may take to end; `caretaker` needs less."""
@@ -30,11 +31,8 @@ def exclusive(home: Path, *, what: str) -> Iterator[IO[bytes]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("a+b")
-    except PermissionError as error:
-        raise ConfigurationError(
-            f"The data folder {home} is not yours to write. "
-            "Run as the user who made it, or set WORKFLOW_HOME to another folder."
-        ) from error
+    except OSError as error:
+        raise ConfigurationError(explain_unusable(home, error)) from error
     with lock:
         _take(lock, path)
         lock.truncate(0)

@@ -16,6 +16,7 @@ from squorflow.airflow.exclusive import exclusive
 from squorflow.airflow.local import USER, LocalAirflow
 from squorflow.airflow.processes import Processes, interruptible
 from squorflow.errors import SquorflowError
+from squorflow.postgres.database import explain
 from squorflow.postgres.environment import read_config
 
 DEFAULT_PORT = 8080
@@ -138,8 +139,11 @@ def main() -> int:
     except KeyboardInterrupt:
         say("Stopped.")
         return 0
-    except SquorflowError as error:
-        sys.stderr.write(f"{error}\n")
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"{sentence}\n")
         return 1
     return 0
 

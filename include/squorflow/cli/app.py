@@ -21,12 +21,9 @@ from squorflow.cli.reading import history, list_, search, status
 from squorflow.cli.remake import reprocess, rescore
 from squorflow.cli.server import db
 from squorflow.cli.trail import audit
-from squorflow.errors import SquorflowError
 
 FAILED = 1
 MISUSED = 2
-_UNDEFINED = frozenset({"42P01", "42883", "42703"})
-"""SQLSTATEs of a table, function or column that is not there."""
 
 
 class Squorflow(click.Group):
@@ -60,32 +57,12 @@ def explain(error: Exception) -> tuple[str, int]:
         return error.format_message(), error.exit_code
     if isinstance(error, click.Abort):
         return "stopped", FAILED
-    if isinstance(error, SquorflowError):
-        return str(error), FAILED
-    database_error = _explain_database(error)
-    if database_error is not None:
-        return database_error, FAILED
-    if isinstance(error, OSError):
-        return str(error), FAILED
-    raise error
+    from squorflow.postgres import database
 
-
-def _explain_database(error: Exception) -> str | None:
-    if "sqlalchemy" not in sys.modules:
-        return None
-    from sqlalchemy.exc import DBAPIError, OperationalError
-
-    if not isinstance(error, DBAPIError):
-        return None
-    first_line = str(error.orig).strip().partition("\n")[0]
-    if getattr(error.orig, "sqlstate", None) in _UNDEFINED:
-        return f"the database does not fit this version of squorflow ({first_line}): run `squorflow db upgrade`"
-    if error.connection_invalidated or isinstance(error, OperationalError):
-        return (
-            f"the database cannot be reached: {first_line}. Check that it is up and that AIRFLOW_CONN_WORKFLOW_DB "
-            "names it, or unset that to use the embedded Postgres"
-        )
-    return f"the database refused: {first_line}"
+    sentence = database.explain(error)
+    if sentence is None:
+        raise error
+    return sentence, FAILED
 
 
 def _complain(error: Exception, sentence: str, *, as_json: bool) -> None:

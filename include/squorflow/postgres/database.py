@@ -1,6 +1,6 @@
 """The only place that opens connections: to Airflow's connection `workflow_db`, else to the embedded Postgres.
 
-Owns engines, their options, and the translation of Postgres' refusals into our errors. Runs no query of its own.
+Owns engines, their options, and what Postgres' refusals are in our errors and in words. Runs no query of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from squorflow.errors import (
     InvalidTransition,
     LeaseLost,
     ProtectedRecord,
+    SquorflowError,
     StaleState,
     StateError,
     WorkflowNotFound,
@@ -40,6 +41,28 @@ _REFUSALS: dict[str, type[StateError]] = {
     "SQ005": WorkflowNotFound,
 }
 """SQLSTATEs of our own (migration 0005) and the error each becomes."""
+
+_UNDEFINED = frozenset({"42P01", "42883", "42703"})
+"""SQLSTATEs of a table, function or column that is not there."""
+
+
+def explain(error: Exception) -> str | None:
+    """Return as a sentence for people what the set-up or the database is at fault for; `None` for a bug."""
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
+    if isinstance(error, SquorflowError | OSError):
+        return str(error)
+    if not isinstance(error, DBAPIError):
+        return None
+    first_line = str(error.orig).strip().partition("\n")[0]
+    if getattr(error.orig, "sqlstate", None) in _UNDEFINED:
+        return f"the database does not fit this version of squorflow ({first_line}): run `squorflow db upgrade`"
+    if error.connection_invalidated or isinstance(error, OperationalError):
+        return (
+            f"the database cannot be reached: {first_line}. Check that it is up and that AIRFLOW_CONN_WORKFLOW_DB "
+            "names it, or unset that to use the embedded Postgres"
+        )
+    return f"the database refused: {first_line}"
 
 
 def _translate_refusal(context: ExceptionContext) -> StateError | None:

@@ -168,11 +168,8 @@ class EmbeddedPostgres:
         try:
             self._run.mkdir(parents=True, exist_ok=True)
             return (self._run / name).open("ab")
-        except PermissionError as error:
-            raise ConfigurationError(
-                f"The data folder {self.home} is not yours to write. "
-                "Run as the user who made it, or set WORKFLOW_HOME to another folder."
-            ) from error
+        except OSError as error:
+            raise ConfigurationError(explain_unusable(self.home, error)) from error
 
     def _ensure_up(self, *, keep: bool) -> None:
         """Start the keeper unless the server is up; the caller holds the users' lock, so it stays up."""
@@ -223,6 +220,19 @@ class EmbeddedPostgres:
     def _keeper_is_alive(self) -> bool:
         with self._open("postgres.keeper") as lock:
             return not _try_lock(lock, fcntl.LOCK_SH)
+
+
+def explain_unusable(home: Path, error: OSError) -> str:
+    """Say why the data folder `home` cannot be written, and what to do about it."""
+    match error:
+        case PermissionError():
+            return (
+                f"The data folder {home} is not yours to write. "
+                "Run as the user who made it, or set WORKFLOW_HOME to another folder."
+            )
+        case FileExistsError() | NotADirectoryError():
+            return f"The data folder {home} is a file, or below one. Set WORKFLOW_HOME to a folder."
+    return f"The data folder {home} cannot be written ({error.strerror}). Set WORKFLOW_HOME to another folder."
 
 
 def binaries(data: Path) -> Path:
