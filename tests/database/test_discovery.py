@@ -389,6 +389,23 @@ def test_a_product_with_neither_text_nor_images_is_for_a_person(workshop: Worksh
     with pytest.raises(DataError) as caught:
         workshop.fetch_images(discovered(workshop, details=NO_TEXT))
     assert caught.value.code == "no_usable_image"
+    assert str(caught.value).endswith("Add ingredients, nutrition, a description or an image.")
+
+
+def test_a_person_is_told_which_text_could_not_be_used(workshop: Workshop) -> None:
+    details = {"ingredients_text": [{"id": "oats"}], "description": {"en": "Oats"}, "rating": "very"}
+    with pytest.raises(DataError) as caught:
+        workshop.fetch_images(discovered(workshop, details=details))
+    assert str(caught.value).endswith(
+        "description was left out: text was expected, not a dict. "
+        "ingredients_text was left out: text was expected, not a dict."
+    )
+
+
+def test_ingredients_that_come_as_a_list_are_text_enough(workshop: Workshop) -> None:
+    found = discovered(workshop, details={"ingredients_text": ["whole oats", "sugar"]})
+    assert found["content"]["ingredients_text"] == "whole oats, sugar"
+    assert workshop.fetch_images(found)["images"] == []
 
 
 def test_a_cancelled_stage_asks_for_no_image(workshop: Workshop, server: ImageServer) -> None:

@@ -260,6 +260,23 @@ def test_text_beyond_its_limit_is_cut_and_noted() -> None:
     assert len(parsed.notes) == 2
 
 
+def test_a_text_given_in_pieces_is_joined() -> None:
+    parsed = parse_crawler_data(
+        extracted(ingredients_text=["Whole oats, ", "sugar", "", None, 7], description=["Crunchy.", "Made in Leeds."])
+    )
+    assert parsed.data.extracted_data.ingredients_text == "Whole oats, sugar, 7"
+    assert parsed.data.extracted_data.description == "Crunchy.\nMade in Leeds."
+    assert parsed.notes == ()
+
+
+@pytest.mark.parametrize("value", [[{"text": "oats"}], {"text": "oats"}, [["oats"]], True])
+def test_a_text_that_is_none_is_left_out_by_name(value: object) -> None:
+    parsed = parse_crawler_data(extracted(ingredients_text=value))
+    assert parsed.data.extracted_data.ingredients_text is None
+    assert parsed.data.extracted_data.raw_data["ingredients_text"] == value
+    assert parsed.notes[0].startswith("ingredients_text was left out: text was expected, not a")
+
+
 def test_a_barcode_given_as_a_number_gets_its_zeros_back() -> None:
     assert parse_crawler_data(extracted(gtin=790400004)).data.extracted_data.gtin == "00000790400004"
 

@@ -72,7 +72,8 @@ def _tolerate(value: object, handler: ValidatorFunctionWrapHandler, info: Valida
     try:
         return handler(value)
     except (PydanticError, ValueError) as error:
-        why = error.errors()[0]["msg"] if isinstance(error, PydanticError) else str(error)
+        told = error.errors()[0]["msg"] if isinstance(error, PydanticError) else str(error)
+        why = told.removeprefix("Value error, ")
         name = str(info.field_name)
         _reading(info).note(f"{name} was left out: {why}.")
         _reading(info).keep(name, value)
@@ -97,7 +98,19 @@ def _short_text(value: object, info: ValidationInfo) -> str | None:
 
 
 def _long_text(value: object, info: ValidationInfo) -> str | None:
-    return _text(value, info, limit=_MAX_TEXT)
+    return _text(_joined(value, "\n"), info, limit=_MAX_TEXT)
+
+
+def _ingredients(value: object, info: ValidationInfo) -> str | None:
+    return _text(_joined(value, ", "), info, limit=_MAX_TEXT)
+
+
+def _joined(value: object, separator: str) -> object:
+    """Join a text that comes as a list of its pieces; anything else stays as it is."""
+    if not isinstance(value, list | tuple):
+        return value
+    pieces = [fields.text(piece, multiline=True) for piece in value]
+    return separator.join(piece.strip(" ,;") for piece in pieces if piece)
 
 
 def _texts(value: object, info: ValidationInfo) -> tuple[str, ...]:
@@ -164,6 +177,7 @@ def _crawled_at(value: object, info: ValidationInfo) -> datetime | None:
 _TOLERANT = WrapValidator(_tolerate)
 ShortText = Annotated[str | None, BeforeValidator(_short_text), _TOLERANT]
 LongText = Annotated[str | None, BeforeValidator(_long_text), _TOLERANT]
+Ingredients = Annotated[str | None, BeforeValidator(_ingredients), _TOLERANT]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts), WrapValidator(_tolerate_list)]
 Price = Annotated[Decimal | None, BeforeValidator(_price), _TOLERANT]
 Amount = Annotated[Decimal | None, BeforeValidator(_amount), _TOLERANT]
@@ -195,7 +209,7 @@ class ExtractedData(_Model):
     pack_size: ShortText = None
     serving_size: ShortText = None
     description: LongText = None
-    ingredients_text: LongText = None
+    ingredients_text: Ingredients = None
     labels: Texts = ()
     allergens_declared: Texts = ()
     may_contain: Texts = ()

@@ -30,6 +30,10 @@ _SILENT = frozenset({"image_unreachable", "image_timeout"})
 """Errors after which the same host is not asked for this product's other images."""
 
 
+_TEXT_FIELDS = ("ingredients_text", "nutrition_per_100g", "description")
+"""Fields any of which spares a product its images; a note on one of them begins with its name."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Outcome:
     """What became of the addresses tried so far, in page order."""
@@ -51,7 +55,7 @@ def run(context: StageContext) -> StageResult:
     content = ProductContent.model_validate(discovered["content"])
     outcome = _fetch_all(context, discovered["images"])
     if not outcome.stored and not content.has_text():
-        raise _nothing_to_analyse(outcome)
+        raise _nothing_to_analyse(outcome, notes=discovered["notes"])
     product_id = discovered["product_id"]
     pictures = {image["sha256"]: image for image in reversed(outcome.stored)}
     shown = ("url", "sha256", "mime_type", "width", "height", "stored_at")
@@ -121,12 +125,17 @@ def _store(context: StageContext, image: FetchedImage, *, position: int) -> Json
     }
 
 
-def _nothing_to_analyse(outcome: _Outcome) -> StageError:
+def _nothing_to_analyse(outcome: _Outcome, *, notes: Iterable[str]) -> StageError:
     if outcome.temporary is not None:
         return outcome.temporary
     reasons = [{"url": image["url"], "reason": image["reason"]} for image in outcome.unusable]
-    return DataError(
+    lost = [note for note in notes if note.startswith(_TEXT_FIELDS) and " was left out" in note]
+    sentences = (
         "The product has neither text nor a usable image. Add ingredients, nutrition, a description or an image.",
+        *lost,
+    )
+    return DataError(
+        " ".join(sentences),
         code="no_usable_image",
         details={"images": reasons},
     )
