@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from squorflow.errors import StaleState
 from squorflow.postgres.database import Database
 from squorflow.states import WorkflowState
 from squorflow.workflow import audit, queue
@@ -231,3 +233,38 @@ def test_claiming_writes_no_audit_row(database: Database) -> None:
     claim(database)
     assert value(database, "SELECT count(*) FROM workflow_transitions") == before
     assert audit.verify(database).problems == ()
+
+
+@pytest.mark.parametrize("state", list(WorkflowState))
+def test_only_a_workflow_that_is_not_under_way_may_be_made_again(database: Database, state: WorkflowState) -> None:
+    live = state not in {
+        WorkflowState.COMPLETED,
+        WorkflowState.FAILED,
+        WorkflowState.SUSPENDED,
+        WorkflowState.CANCELLED,
+    }
+    with database.begin() as connection:
+        workflow_id = workflows.reach(connection, state)
+        with pytest.raises(StaleState, match=f"{workflow_id} is {state}") if live else nullcontext():
+            queue.refuse_second(connection, workflow_id)
+
+
+def test_two_who_make_a_workflow_again_at_once_make_one(database: Database) -> None:
+    (workflow_id,) = enqueue(database)
+    with database.begin() as connection:
+        transition(connection, workflow_id, WorkflowState.CANCELLED, actor=ACTOR, reason="not now")
+    together = threading.Barrier(4)
+
+    def make() -> bool:
+        with database.begin() as connection:
+            together.wait(30)
+            try:
+                queue.refuse_second(connection, workflow_id)
+            except StaleState:
+                return False
+            queue.enqueue(connection, [_item("0")], actor=ACTOR, max_retries=1)
+            return True
+
+    with ThreadPoolExecutor(4) as pool:
+        made = [future.result() for future in [pool.submit(make) for _ in range(4)]]
+    assert sorted(made) == [False, False, False, True]

@@ -18,7 +18,9 @@ from sqlalchemy import URL, text
 from squorflow.cli import main
 from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
+from squorflow.states import WorkflowState
 from squorflow.workflow import listing
+from squorflow.workflow.transitions import transition
 
 BISCUITS = {
     "url": "https://shop.example/p/biscuits-1",
@@ -131,11 +133,29 @@ def test_list_filters_and_pages(squorflow: Invoke) -> None:
 
 def test_reprocess_makes_another_workflow_from_the_same_page(squorflow: Invoke, database: Database) -> None:
     workflow_id = enqueue_one(squorflow, database)
+    with database.begin() as connection:
+        transition(connection, workflow_id, WorkflowState.CANCELLED, actor="test", reason="not now")
     made = json.loads(squorflow("reprocess", str(workflow_id), "--json").stdout)
     assert made["made_from"] == str(workflow_id)
     with database.begin() as connection:
         old, new = (listing.get_payload(connection, one) for one in (workflow_id, UUID(made["workflow_id"])))
     assert new == old
+
+
+def test_a_page_that_a_live_workflow_works_on_is_not_reprocessed_beside_it(
+    squorflow: Invoke, database: Database
+) -> None:
+    workflow_id = enqueue_one(squorflow, database)
+    refused = squorflow("reprocess", str(workflow_id), "--json")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert f"workflow {workflow_id} is queued" in json.loads(refused.stderr)["error"]
+    with database.begin() as connection:
+        transition(connection, workflow_id, WorkflowState.CANCELLED, actor="test", reason="not now")
+    made = json.loads(squorflow("reprocess", str(workflow_id), "--json").stdout)["workflow_id"]
+    again = squorflow("reprocess", str(workflow_id))
+    assert again.exit_code == 1
+    assert f"workflow {made} is queued" in again.stderr
+    assert len(squorflow("list", "--json").stdout.splitlines()) == 2
 
 
 def test_rescoring_under_the_same_policy_has_nothing_to_do(squorflow: Invoke, database: Database) -> None:

@@ -35,6 +35,19 @@ SET workflow_state = 'queued', queued_at = statement_timestamp() + i.ordinal * i
 FROM unnest(CAST(:workflow_ids AS uuid [])) WITH ORDINALITY AS i (workflow_id, ordinal)
 WHERE q.queue_id = i.workflow_id AND q.workflow_state = 'created';
 
+-- name: lock_item
+-- Lock a workflow, so that whoever makes another of its page comes one after the other.
+SELECT q.source_url FROM processing_queue AS q WHERE q.queue_id = :workflow_id FOR NO KEY UPDATE;
+
+-- name: find_live_copy
+-- Find a workflow that is under way for the page of this one, itself included.
+SELECT q.queue_id, q.workflow_state
+FROM processing_queue AS q
+WHERE q.workflow_state IN ('created', 'queued', 'processing', 'waiting', 'retrying')
+    AND (q.queue_id = :workflow_id OR q.source_url = :source_url)
+ORDER BY q.queue_id
+LIMIT 1;
+
 -- name: claim_batch
 -- Claim the next queued rows for a run, once per run: the winner of run_claim claims and numbers them, in one statement.
 WITH winner AS (

@@ -34,11 +34,15 @@ def rescore(*, as_json: bool) -> None:
 @click.argument("workflow_id", type=click.UUID)
 @json_option
 def reprocess(*, workflow_id: UUID, as_json: bool) -> None:
-    """Make a new workflow from what the crawler sent for WORKFLOW_ID; the old one stays as it is."""
+    """Make a new workflow from what the crawler sent for WORKFLOW_ID; the old one stays as it is.
+
+    Refused while a workflow is under way for the same page.
+    """
     from squorflow.workflow import listing, queue
 
     config = session.read_config()
     with session.open_database(config) as database, database.begin() as connection:
+        queue.refuse_second(connection, workflow_id)
         payload = listing.get_payload(connection, workflow_id)
         item = queue.NewItem(
             url=payload.url,

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from squorflow.errors import StaleState, WorkflowNotFound
 from squorflow.postgres.queries import load
 from squorflow.states import Stage, WorkflowState
 from squorflow.workflow import waking
@@ -99,6 +100,25 @@ def enqueue(connection: Connection, items: Sequence[NewItem], *, actor: str, max
     if report.created:
         waking.announce(connection)
     return report
+
+
+def refuse_second(connection: Connection, workflow_id: UUID) -> None:
+    """Make sure that no workflow is under way for this one's page, until the transaction ends.
+
+    Raises `WorkflowNotFound`, or `StaleState` that names the one under way, this one or another.
+    """
+    queries = load("queue")
+    locked = connection.execute(queries["lock_item"], {"workflow_id": workflow_id}).one_or_none()
+    if locked is None:
+        raise WorkflowNotFound(f"workflow {workflow_id} does not exist", workflow_id=workflow_id)
+    parameters = {"workflow_id": workflow_id, "source_url": locked.source_url}
+    live = connection.execute(queries["find_live_copy"], parameters).one_or_none()
+    if live is not None:
+        raise StaleState(
+            f"workflow {live.queue_id} is {live.workflow_state} and works on the same page; "
+            "wait until it has ended, or cancel it",
+            workflow_id=live.queue_id,
+        )
 
 
 def claim_for_run(
