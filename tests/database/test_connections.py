@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from sqlalchemy import URL
+from sqlalchemy.exc import ProgrammingError
 
 from squorflow.config import WorkflowConfig
+from squorflow.orchestrator import drain
+from squorflow.orchestrator.intake import make_item
+from squorflow.orchestrator.preparing import upgrade
 from squorflow.postgres import migrations
 from squorflow.postgres.database import Database
+from squorflow.postgres.embedded import EmbeddedPostgres
+from squorflow.products.crawler import accept
+from squorflow.stages import make_clients
+from squorflow.workflow import audit, queue
 from support import workflows
-from support.workflows import rows, value
+from support.workflows import administer, rows, value
+
+RUNBOOK = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+WORKER = "squorflow_test_worker"
 
 
 def _shown(url: URL, *settings: str) -> list[str]:
@@ -58,3 +72,29 @@ def test_a_schema_named_in_the_options_is_where_everything_lives(database_url: U
     finally:
         plain.close()
         tenant.close()
+
+
+def test_a_login_that_owns_nothing_can_work_the_queue_empty(
+    postgres: EmbeddedPostgres, database_url: URL, config: WorkflowConfig
+) -> None:
+    owner = Database(database_url, config=config)
+    worker = Database(database_url.set(username=WORKER), config=config)
+    administer(postgres, f"CREATE ROLE {WORKER} LOGIN")
+    try:
+        upgrade(owner)
+        for statement in re.findall(r"^(?:GRANT|REVOKE) .*;$", RUNBOOK, re.MULTILINE):
+            rows(owner, statement.replace(" worker;", f" {WORKER};"))
+        workflows.enqueue(worker, count=2)
+        page = {"url": "https://shop.example/oats", "name": "Oats", "extracted_data": {"ingredients_text": "oats"}}
+        with worker.begin() as connection:
+            queue.enqueue(connection, [make_item(accept(page))], actor="test", max_retries=1)
+        report = drain(worker, config=config, clients=make_clients(config), num_workers=2)
+        assert (report.completed, report.suspended, report.retries) == (1, 2, 0)
+        assert audit.verify(worker).problems == ()
+        with pytest.raises(ProgrammingError, match="permission denied"):
+            rows(worker, "UPDATE workflow_rule SET to_state = 'completed'")
+    finally:
+        worker.close()
+        rows(owner, f"DROP OWNED BY {WORKER}")
+        owner.close()
+        administer(postgres, f"DROP ROLE {WORKER}")

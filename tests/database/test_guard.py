@@ -494,6 +494,20 @@ def test_a_partition_cannot_be_filled_from_a_trigger_even_by_the_owner(connectio
         rows(connection, "UPDATE processing_queue SET priority = 7 WHERE queue_id = :id", id=queued)
 
 
+def test_what_the_owner_forges_from_a_trigger_is_found_by_verification(connection: Connection, queued: UUID) -> None:
+    _add_trigger(
+        connection,
+        "INSERT INTO workflow_transitions SELECT uuid_v7(), workflow_id, sequence + 1, to_state, 'suspended',"
+        " stage, reason, metadata, created_at, actor, db_user, duration_in_state, hash"
+        " FROM workflow_transitions WHERE to_state = 'queued';",
+        when="AFTER UPDATE",
+    )
+    rows(connection, "UPDATE processing_queue SET priority = 7 WHERE queue_id = :id", id=queued)
+    problems = _problems(connection)
+    assert "row 3 was altered: its hash does not fit" in problems
+    assert any("the queue says queued at row 2, the trail ends in suspended at row 3" in one for one in problems)
+
+
 # Who says what.
 
 
