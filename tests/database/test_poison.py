@@ -215,6 +215,26 @@ def test_a_queued_row_that_refuses_to_be_claimed_does_not_keep_the_others(databa
     assert [row[0] for row in owned] == [True] * 3
 
 
+@pytest.mark.parametrize("named", [None, slice(3)], ids=["any", "named"])
+def test_a_run_gets_all_but_the_row_that_refuses_and_the_same_ones_for_ever(
+    database: Database, caplog: pytest.LogCaptureFixture, named: slice | None
+) -> None:
+    ids = enqueue(database, count=4)
+    _poison(database, ids[1])
+
+    def claim() -> list[tuple[int, UUID, bool]]:
+        with database.begin() as connection:
+            items = queue.claim_for_run(connection, owner=RUN, limit=3, workflow_ids=ids[named] if named else None)
+        return [(item.map_index, item.workflow_id, item.owned) for item in items]
+
+    with caplog.at_level(logging.ERROR, logger="squorflow"):
+        assert claim() == [(0, ids[0], True), (1, ids[2], True)]
+    assert str(ids[1]) in caplog.text
+    assert claim() == [(0, ids[0], True), (1, ids[2], True)]
+    assert get_row(database, ids[0]).lease_expires_at is None
+    assert get_row(database, ids[3]).locked_by is None
+
+
 def test_a_drain_finishes_everything_but_the_row_that_refuses_and_says_so(
     database: Database, config: WorkflowConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

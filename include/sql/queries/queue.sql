@@ -92,6 +92,31 @@ claimed AS (
 INSERT INTO run_claim_item (owner, map_index, workflow_id)
 SELECT :owner, row_number() OVER (ORDER BY c.priority DESC, c.queued_at, c.queue_id) - 1, c.queue_id FROM claimed AS c;
 
+-- name: claim_run_singly
+-- Claim for a run row by row, once per run, where the claim of all at once failed; returns the rows that refused.
+WITH winner AS (
+    INSERT INTO run_claim (owner) VALUES (:owner) ON CONFLICT (owner) DO NOTHING RETURNING owner
+),
+picked AS MATERIALIZED (
+    SELECT q.queue_id, q.priority, q.queued_at
+    FROM processing_queue AS q
+    WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.priority >= :priority_at_least
+        AND (CAST(:workflow_ids AS uuid []) IS NULL OR q.queue_id = ANY(CAST(:workflow_ids AS uuid [])))
+        AND EXISTS (SELECT 1 FROM winner)
+    ORDER BY q.priority DESC, q.queued_at, q.queue_id
+    LIMIT :batch_size
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+tried AS MATERIALIZED (
+    SELECT p.queue_id, p.priority, p.queued_at, workflow_try_claim(p.queue_id, :owner, NULL) AS refusal FROM picked AS p
+),
+numbered AS (
+    INSERT INTO run_claim_item (owner, map_index, workflow_id)
+    SELECT :owner, row_number() OVER (ORDER BY t.priority DESC, t.queued_at, t.queue_id) - 1, t.queue_id
+    FROM tried AS t WHERE t.refusal IS NULL
+)
+SELECT t.queue_id, t.refusal FROM tried AS t WHERE t.refusal IS NOT NULL;
+
 -- name: list_claimed
 -- Read a run's items in map order, finished ones included.
 SELECT i.map_index, i.workflow_id, q.product_name, q.workflow_state, q.stage, q.retry_count, q.error_category, q.last_error, q.locked_by

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import StateError, TransientError, WorkflowNotFound
+from squorflow.errors import TransientError, WorkflowNotFound
+from squorflow.postgres.database import is_refusal
 from squorflow.postgres.queries import load
 from squorflow.recovery import policy
 from squorflow.stages import StageFailed, StageSkipped, run_stage
@@ -168,16 +169,14 @@ class Worker:
 
     def _claim(self) -> Sequence[UUID]:
         """Claim a few products; those that refuse it are told once and passed over from then on."""
-        from sqlalchemy.exc import DBAPIError, OperationalError
-
         lease = self._config.lock_timeout
         try:
             with self._database.begin() as connection:
                 return queue.claim_for_worker(
                     connection, owner=self.owner, limit=CLAIM_SIZE, lease=lease, passed_over=self._passed_over
                 )
-        except (DBAPIError, StateError) as error:
-            if isinstance(error, OperationalError):
+        except Exception as error:
+            if not is_refusal(error):
                 raise
         while True:
             with self._database.begin() as connection:

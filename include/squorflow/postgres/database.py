@@ -65,6 +65,13 @@ def explain(error: Exception) -> str | None:
     return f"the database refused: {first_line}"
 
 
+def is_refusal(error: Exception) -> bool:
+    """Say whether Postgres refused the change itself, so that other rows may well be changed; an outage is none."""
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
+    return isinstance(error, StateError) or (isinstance(error, DBAPIError) and not isinstance(error, OperationalError))
+
+
 def _translate_refusal(context: ExceptionContext) -> StateError | None:
     """Turn one of our SQLSTATEs into its error; `None` leaves the exception as it is."""
     original: Any = context.original_exception

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import StateError
+from squorflow.postgres.database import is_refusal
 from squorflow.postgres.queries import load
 
 if TYPE_CHECKING:
@@ -89,8 +89,6 @@ def reap(database: Database, *, liveness: Liveness, config: WorkflowConfig) -> R
 
 def release_due(database: Database, *, passed_over: set[UUID] | None = None) -> int:
     """Queue every retry that is due and owned by nobody; return how many. Those that refuse join `passed_over`."""
-    from sqlalchemy.exc import DBAPIError, OperationalError
-
     queries = load("reaper")
     total = 0
     while True:
@@ -99,8 +97,8 @@ def release_due(database: Database, *, passed_over: set[UUID] | None = None) -> 
                 connection.execute(queries["say"], {"actor": ACTOR, "reason": "retry due"})
                 count = connection.execute(queries["release_due"], {"batch_size": _BATCH}).rowcount
                 connection.execute(queries["hush"])
-        except (DBAPIError, StateError) as error:
-            if isinstance(error, OperationalError):
+        except Exception as error:
+            if not is_refusal(error):
                 raise
             return total + _release_singly(database, passed_over=set() if passed_over is None else passed_over)
         total += count

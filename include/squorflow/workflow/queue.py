@@ -5,6 +5,7 @@ Nothing here commits: the caller owns the transaction.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,8 @@ from squorflow.workflow.transitions import clean, to_json
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+log = logging.getLogger(__name__)
 
 LARGEST_CLAIM = 1024
 """More rows are never handed to one map: Airflow fails the mapping task above it."""
@@ -131,7 +134,8 @@ def claim_for_run(
 ) -> list[ClaimedItem]:
     """Claim up to `limit` rows for a DAG run and number them; the same owner gets the same answer for ever.
 
-    Finished rows stay in the answer, and an empty claim is remembered too. `workflow_ids` claims only among those.
+    Finished rows stay in the answer, and an empty claim is remembered too. A row that refuses to be claimed is logged
+    and left out. `workflow_ids` claims only among those.
     """
     parameters: dict[str, Any] = {
         "owner": owner,
@@ -139,10 +143,22 @@ def claim_for_run(
         "priority_at_least": priority_at_least,
     }
     queries = load("queue")
-    if workflow_ids is None:
-        connection.execute(queries["claim_batch"], parameters)
+    named = None if workflow_ids is None else list(workflow_ids)
+    try:
+        with connection.begin_nested():
+            if named is None:
+                connection.execute(queries["claim_batch"], parameters)
+            else:
+                connection.execute(queries["claim_named"], {**parameters, "workflow_ids": named})
+    except Exception as error:
+        from squorflow.postgres.database import is_refusal
+
+        if not is_refusal(error):
+            raise
     else:
-        connection.execute(queries["claim_named"], {**parameters, "workflow_ids": list(workflow_ids)})
+        return list_run_items(connection, owner=owner)
+    for row in connection.execute(queries["claim_run_singly"], {**parameters, "workflow_ids": named}):
+        log.error("workflow %s cannot be claimed and was passed over: %s", row.queue_id, row.refusal)
     return list_run_items(connection, owner=owner)
 
 
