@@ -80,7 +80,8 @@ class WorkflowConfig(BaseSettings):
     )
     enrichment_pool: str = Field("default_pool", min_length=1, description="Airflow pool of the enrichment stage")
     image_allow: Names = Field(
-        (), description="private hosts, as host or host:port, that images may be fetched from (comma-separated)"
+        (),
+        description="private hosts (host or host:port) that images may come from, beside public ones (comma-separated)",
     )
     image_store: str = Field("", description="where images are kept: a folder or object store URL; empty: under home")
     images_per_product: int = Field(5, ge=0, le=50, description="images fetched for one product, at most")

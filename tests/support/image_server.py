@@ -5,6 +5,7 @@ Extend it by another `Answer`; nothing in it knows squorflow.
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -44,14 +45,20 @@ class Answer:
 class ImageServer:
     """Serves `answers` by path on 127.0.0.1; the last answer of a list is repeated. Use as a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self._answers: dict[str, list[Answer]] = {}
         self._stopping = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = False
+        self._server.handle_error = lambda *_: None  # a client that hangs up is what several tests are about
+        if tls is not None:
+            # The handshake belongs into the connection's own thread.
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self.requests: Counter[str] = Counter()
         """How often each path was asked for."""
+        self.hosts: list[str] = []
+        """The Host header of each request, in order."""
 
     @property
     def host(self) -> str:
@@ -90,6 +97,7 @@ class ImageServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.close_connection = True
+                server.hosts.append(self.headers.get("Host", ""))
                 try:
                     _send(self, server._next(self.path), stopping=server._stopping)
                 except (BrokenPipeError, ConnectionResetError):

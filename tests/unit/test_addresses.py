@@ -20,6 +20,25 @@ def test_a_named_host_is_admitted(url: str, host: str) -> None:
     assert admit(url, allow=ALLOW).host == host
 
 
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://example.com/a.png", "example.com:80"),
+        ("https://example.com/a.png", "example.com:443"),
+        ("http://example.com:443/a.png", "example.com:443"),
+        ("http://8.8.8.8/a.png", "8.8.8.8:80"),
+        ("http://[2620:0:2d0:200::7]/a.png", "[2620:0:2d0:200::7]:80"),
+        ("http://images.internal.example.com/a.png", "images.internal.example.com:80"),
+        ("http://example.com\\@images.internal/a.png", "example.com:80"),
+        ("http://example.com#@127.0.0.1/", "example.com:80"),
+        ("http://example.com?@127.0.0.1/", "example.com:80"),
+    ],
+)
+def test_a_public_host_is_admitted_on_the_ports_of_the_web(url: str, host: str) -> None:
+    address = admit(url, allow=ALLOW)
+    assert (address.host, address.trusted) == (host, False)
+
+
 def test_a_bundled_image_is_admitted_by_its_file_name() -> None:
     assert admit("bundled:oats.webp", allow=()).bundled_name == "oats.webp"
 
@@ -29,12 +48,9 @@ def test_a_bundled_image_is_admitted_by_its_file_name() -> None:
     [
         "http://127.0.0.1/a.png",
         "http://127.0.0.1:9001/a.png",
-        "http://example.com/a.png",
-        "http://images.internal.example.com/a.png",
         "http://images.internal@example.com/a.png",
         "http://user:secret@images.internal/a.png",
-        "http://example.com\\@images.internal/a.png",
-        "http://example.com#@images.internal/",
+        "http://example.com:9000/a.png",
         "file:///etc/passwd",
         "ftp://images.internal/a.png",
         "gopher://images.internal/",

@@ -1,7 +1,7 @@
-"""Outside addresses: which ones are web addresses at all, and which ones squorflow may fetch from.
+"""Outside addresses: which ones are web addresses at all, and which ones squorflow may ask.
 
-Owns the decision to connect. Today only named hosts (`WORKFLOW_IMAGE_ALLOW`) and images that come with the package are
-admitted; every other address is refused. Fetching is `images`.
+Owns what an address says: its form, scheme, host and port. Where its host leads is looked up and checked by `outside`
+when it connects; which IP addresses are public is `public_networks`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic_core import Url
 from pydantic_core import ValidationError as PydanticError
 
 from squorflow.errors import DataError
+from squorflow.products.public_networks import why_not_public
 
 BUNDLED = "bundled"
 """The scheme of images that come with the package: `bundled:oats.png`."""
@@ -24,15 +25,23 @@ _MAX_LENGTH = 2048
 _MAX_KEY = 400
 _WEB = frozenset({"http", "https"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_PUBLIC_PORTS = frozenset(_DEFAULT_PORTS.values())
+"""Ports on which a stranger's host may be asked; on others something else than a web server listens."""
 _TRACKING = re.compile(r"utm_\w*|[gdy]clid|fbclid|msclkid|gad_source|igshid|mc_[ce]id|_ga|srsltid|ref_", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """An admitted address. `bundled_name` is the file in the package, `None` for an address on the network."""
+    """An address that may be asked. `bundled_name` is the file in the package, `None` for one on the network."""
 
     url: str
     host: str
+    """Name or IP address with its port, as `WORKFLOW_IMAGE_ALLOW` takes it and as people read it."""
+    name: str = ""
+    """Name or IP address alone, without the brackets of IPv6: what is looked up."""
+    port: int = 0
+    trusted: bool = False
+    """Named by the operator, so it may be private."""
     bundled_name: str | None = None
 
 
@@ -74,21 +83,41 @@ def bounded(key: str) -> str:
 
 
 def admit(url: str, *, allow: Collection[str]) -> Address:
-    """Return the address if squorflow may fetch it, else raise `DataError` (`address_not_admitted`).
+    """Return the address if squorflow may ask it, else raise `DataError` (`address_not_admitted`).
 
-    `allow` holds hosts in lower case, as `host` (any port) or `host:port`. An address that carries a user name or a
-    password is never admitted.
+    Hosts in `allow` (lower case, as `host` for any port or `host:port`) are trusted. Every other one must lie on port
+    80 or 443 and must not be the literal address of anything private. Nothing is looked up here: that a name leads to
+    a public address is checked where the connection is made (`outside.outside_client`).
     """
     bundled = _BUNDLED_NAME.fullmatch(url)
     if bundled:
         return Address(url=url, host=BUNDLED, bundled_name=bundled.group(1))
     parsed = _parse(url)
-    if parsed is None or parsed.username or parsed.password:
-        raise DataError("address not admitted: it is no plain http or https address", code="address_not_admitted")
-    host = parsed.host or ""
-    if host not in allow and f"{host}:{parsed.port}" not in allow:
-        raise DataError(f"address not admitted: {host} is not in WORKFLOW_IMAGE_ALLOW", code="address_not_admitted")
-    return Address(url=str(parsed), host=f"{host}:{parsed.port}")
+    if parsed is None or parsed.host is None or parsed.username or parsed.password:
+        raise _not_admitted("it is no plain http or https address")
+    port = parsed.port or _DEFAULT_PORTS[parsed.scheme]
+    name = parsed.host.strip("[]")
+    host = f"{parsed.host}:{port}"
+    trusted = parsed.host in allow or host in allow
+    if not trusted:
+        if port not in _PUBLIC_PORTS:
+            raise _not_admitted(f"{host} is on another port than 80 and 443")
+        _check_literal(name)
+    return Address(url=str(parsed), host=host, name=name, port=port, trusted=trusted)
+
+
+def _check_literal(name: str) -> None:
+    """Refuse the literal address of something private before anything is looked up."""
+    try:
+        why = why_not_public(name)
+    except ValueError:
+        return
+    if why:
+        raise _not_admitted(f"{name} is {why}")
+
+
+def _not_admitted(why: str) -> DataError:
+    return DataError(f"address not admitted: {why}", code="address_not_admitted")
 
 
 def _parse(text: str) -> Url | None:

@@ -8,29 +8,40 @@ from __future__ import annotations
 
 import hashlib
 import re
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from importlib.resources import files
-from threading import Timer
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from io import BytesIO
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urljoin
 
 from squorflow.config import WorkflowConfig
 from squorflow.errors import DataError, NetworkError, RateLimitError
-from squorflow.products.addresses import Address, admit
+from squorflow.products.addresses import Address, admit, web_address
 from squorflow.products.image_store import ImageStore, StoredImage
+from squorflow.products.outside import CONNECT_TIMEOUT, READ_TIMEOUT, TOTAL_TIMEOUT, outside_client
 from squorflow.products.pictures import CleanImage, clean_image
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["CancelCheck", "FetchedImage", "ImageFetcher", "ImageLimits", "ImageStore", "StoredImage", "retry_after"]
+__all__ = [
+    "CancelCheck",
+    "FetchedImage",
+    "ImageFetcher",
+    "ImageLimits",
+    "ImageStore",
+    "StoredImage",
+    "redirect_target",
+    "retry_after",
+]
 
-_CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete"})
+_ACCEPT = "image/jpeg, image/png, image/webp, image/gif;q=0.8, image/avif;q=0.5"
 _REQUEST_TIMEOUT = 408
 _TOO_EARLY = 425
 _TOO_MANY_REQUESTS = 429
@@ -49,10 +60,12 @@ class ImageLimits:
     """What one image may cost."""
 
     max_bytes: int = 10 * 1024 * 1024
-    connect_timeout: timedelta = timedelta(seconds=5)
-    read_timeout: timedelta = timedelta(seconds=10)
+    max_redirects: int = 4
+    connect_timeout: timedelta = CONNECT_TIMEOUT
+    read_timeout: timedelta = READ_TIMEOUT
     """The longest silence between two chunks."""
-    total_timeout: timedelta = timedelta(seconds=20)
+    total_timeout: timedelta = TOTAL_TIMEOUT
+    """From the first request to the last byte, redirects included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,18 +123,11 @@ class ImageFetcher:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        import httpx
-
-        # Proxies from the environment would connect where no check has looked, and redirects lead away from it.
-        return httpx.Client(
-            follow_redirects=False,
-            trust_env=False,
-            timeout=httpx.Timeout(
-                self._limits.read_timeout.total_seconds(), connect=self._limits.connect_timeout.total_seconds()
-            ),
-            # A kept connection would be in use before the watchdog could learn of it.
-            limits=httpx.Limits(max_keepalive_connections=0),
-            headers={"User-Agent": "squorflow", "Accept": "image/*", "Accept-Encoding": "identity"},
+        return outside_client(
+            allow=self._allow,
+            connect_timeout=self._limits.connect_timeout,
+            read_timeout=self._limits.read_timeout,
+            total_timeout=self._limits.total_timeout,
         )
 
     def _bundled(self, name: str) -> bytes:
@@ -131,53 +137,73 @@ class ImageFetcher:
         return path.read_bytes()
 
     def _download(self, address: Address, cancellation: CancelCheck) -> bytes:
-        body = bytearray()
-        watchdog = _Watchdog(self._limits.total_timeout)
+        """Follow the address to an image; every hop is admitted, looked up and checked like the first."""
+        deadline = time.monotonic() + self._limits.total_timeout.total_seconds()
+        asked: list[str] = []
+        while True:
+            cancellation.check()
+            asked.append(address.url)
+            answer = self._ask(address, cancellation, seconds=deadline - time.monotonic())
+            if isinstance(answer, bytes):
+                return answer
+            address = admit(answer.target, allow=self._allow)
+            if address.url in asked:
+                raise DataError("the address redirects in a circle", code="image_redirect")
+            if len(asked) > self._limits.max_redirects:
+                raise DataError(
+                    f"the address redirects more than {self._limits.max_redirects} times", code="image_redirect"
+                )
+
+    def _ask(self, address: Address, cancellation: CancelCheck, *, seconds: float) -> bytes | _Redirect:
+        body = BytesIO()
         with (
-            _network_errors(address.host, watchdog),
-            watchdog,
-            self._client.stream("GET", address.url, extensions={"trace": watchdog.trace}) as response,
+            _network_errors(address.host),
+            self._client.stream(
+                "GET",
+                address.url,
+                headers={"Accept": _ACCEPT},
+                extensions={"total_timeout": max(seconds, 0)},
+            ) as response,
         ):
+            if response.is_redirect:
+                return _Redirect(target=redirect_target(response.headers.get("Location", ""), source=address.url))
             _check_answer(response, max_bytes=self._limits.max_bytes)
             for chunk in response.iter_raw():
                 cancellation.check()
-                body += chunk
-                if len(body) > self._limits.max_bytes:
+                body.write(chunk)
+                if body.tell() > self._limits.max_bytes:
                     raise _too_large(self._limits.max_bytes)
-        return bytes(body)
+        return body.getvalue()
 
 
-class _Watchdog:
-    """Cuts a connection at its deadline; httpx limits only the silence between two packets, not a slow drip."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Redirect:
+    """An answer that names another address; nothing has been checked about it yet."""
 
-    def __init__(self, limit: timedelta) -> None:
-        self._timer = Timer(limit.total_seconds(), self._cut)
-        self._timer.daemon = True
-        self._socket: socket.socket | None = None
-        self.expired = False
+    target: str
 
-    def __enter__(self) -> Self:
-        self._timer.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._timer.join()
+def redirect_target(location: str, *, source: str) -> str:
+    """Return the address that a redirect from `source` names; it still has to be admitted.
 
-    def trace(self, event: str, details: Mapping[str, Any]) -> None:
-        """Take note of the connection; httpx calls this at each step of a request."""
-        if event in _CONNECTED:
-            self._socket = details["return_value"].get_extra_info("socket")
-
-    def _cut(self) -> None:
-        self.expired = True
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+    Raises `DataError` (`image_redirect`) for none at all, and from https to http: what was asked for privately is not
+    fetched where everybody can see and change it.
+    """
+    if not location:
+        raise DataError("the image's host redirects and names no address", code="image_redirect")
+    try:
+        target = web_address(urljoin(source, location))
+    except ValueError:
+        target = None
+    if target is None:
+        raise DataError("the address redirects to something that is no web address", code="image_redirect")
+    if source.startswith("https:") and target.startswith("http:"):
+        raise DataError("the address redirects from https to http", code="image_redirect")
+    return target
 
 
 @contextmanager
-def _network_errors(host: str, watchdog: _Watchdog) -> Iterator[None]:
+def _network_errors(host: str) -> Iterator[None]:
     import httpx
 
     try:
@@ -187,8 +213,11 @@ def _network_errors(host: str, watchdog: _Watchdog) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise NetworkError(f"{host} did not answer in time", code="image_timeout") from error
     except httpx.TransportError as error:
-        if watchdog.expired:
-            raise NetworkError(f"{host} took too long to send an image", code="image_timeout") from error
+        if isinstance(error.__context__, httpx.InvalidURL):
+            # httpx reads the target of a redirect even when it is not to follow it.
+            raise DataError(
+                "the address redirects to something that is no web address", code="image_redirect"
+            ) from error
         raise NetworkError(f"the connection to {host} failed ({type(error).__name__})", code="image_network") from error
     except httpx.InvalidURL as error:
         raise DataError("the image's address cannot be used", code="bad_address") from error
@@ -204,8 +233,6 @@ def _check_answer(response: httpx.Response, *, max_bytes: int) -> None:
         )
     if status in {_REQUEST_TIMEOUT, _TOO_EARLY} or status >= _SERVER_ERROR:
         raise NetworkError(f"the image's host answered {status}", code="image_server_error")
-    if response.is_redirect:
-        raise DataError(f"the address redirects ({status}), which is not followed", code="image_redirect")
     if not response.is_success:
         raise DataError(f"the image's host answered {status}", code="image_missing")
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in {"identity", ""}:
