@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,8 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the session a temporary folder of its own, which goes with it.
 
     pytest's shared one is closed to other users again by every pytest that starts, and a Postgres started by root runs
-    as another user.
+    as another user. A developer's own key for Gemini is put aside: tests never leave this machine.
     """
+    for name in ("AIRFLOW_CONN_GEMINI_DEFAULT", "GEMINI_API_KEY", "GOOGLE_API_KEY", "WORKFLOW_ANALYZER"):
+        os.environ.pop(name, None)
     if config.option.basetemp is None:
         folder = Path(tempfile.mkdtemp(prefix="squorflow-pytest-"))
         folder.chmod(0o711)

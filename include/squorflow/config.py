@@ -6,6 +6,8 @@ Owns names, types and defaults. Secrets are not here: they live in Airflow conne
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +52,18 @@ def _env(field: str, variable: str) -> AliasChoices:
     return AliasChoices(field, variable)
 
 
+class AnalyzerChoice(StrEnum):
+    """Who analyses the products."""
+
+    AUTO = "auto"
+    """Gemini where there is a key, else the offline rules."""
+    OFFLINE = "offline"
+    GEMINI = "gemini"
+    """Through google-generativeai."""
+    GEMINI_GENAI = "gemini-genai"
+    """Through google-genai, the extra `genai`."""
+
+
 class WorkflowConfig(BaseSettings):
     """Settings of one squorflow installation; keywords win over the environment, the environment over defaults."""
 
@@ -85,6 +99,30 @@ class WorkflowConfig(BaseSettings):
     )
     image_store: str = Field("", description="where images are kept: a folder or object store URL; empty: under home")
     images_per_product: int = Field(5, ge=0, le=50, description="images fetched for one product, at most")
+    analyzer: AnalyzerChoice = Field(
+        AnalyzerChoice.AUTO,
+        description="`auto` (Gemini if there is a key, else offline), `offline`, `gemini` or `gemini-genai` (by SDK)",
+    )
+    # Model and prices: https://ai.google.dev/gemini-api/docs/generate-content/whats-new-gemini-3.6, read 2026-11-25.
+    gemini_model: str = Field("gemini-3.5-flash-lite", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="Gemini's model")
+    gemini_input_price: Decimal = Field(
+        Decimal("0.30"), ge=0, description="US dollars for a million tokens read, images included"
+    )
+    gemini_output_price: Decimal = Field(
+        Decimal("2.50"), ge=0, description="US dollars for a million tokens written, thoughts included"
+    )
+    gemini_temperature: float = Field(
+        0.0, ge=0, le=2, description="how freely the model writes; 0: always the likeliest"
+    )
+    gemini_max_output_tokens: int = Field(8192, ge=256, le=65_536, description="tokens one answer may have")
+    gemini_timeout: Duration = Field(timedelta(seconds=60), description="seconds Gemini may stay silent")
+    gemini_endpoint: str = Field(
+        "", description="address of the API, where it is neither Google's nor that of the connection `gemini_default`"
+    )
+    analysis_images: int = Field(3, ge=0, le=16, description="images the analyser is shown of one product, at most")
+    analysis_image_bytes: int = Field(
+        8_000_000, ge=0, le=14_000_000, description="bytes of images the analyser is shown of one product, at most"
+    )
     home: Annotated[Path, BeforeValidator(_folder)] = Field(
         DEFAULT_HOME, description="data folder of the embedded Postgres, Airflow and images"
     )

@@ -27,6 +27,7 @@ class OfflineAnalyzer:
     name = f"offline-rules/{RULES_VERSION}"
     prompt_version = f"rules-{RULES_VERSION}"
     uses_images = False
+    is_paid = False
 
     def analyze(self, request: AnalysisRequest, *, cancellation: StopSign) -> AnalysisAnswer:
         """Return the analysis of one product; images are not looked at."""

@@ -74,6 +74,7 @@ EVIDENCE_LENGTH = 500
 
 def known_inputs(facts: ProductFacts) -> Known:
     """Find what is known; an empty list or a missing value on the page counts as unknown, never as "none"."""
+    facts = without_unproved(facts)
     content, analysis, nutrition = facts.content, facts.analysis, facts.nutrition
     candidates = {
         Input.INGREDIENTS: _words([item.text for item in analysis.ingredients], Source.INGREDIENTS),
@@ -97,6 +98,21 @@ def known_inputs(facts: ProductFacts) -> Known:
         Input.CATEGORY: _words((content.category,) if content.category else (), Source.CATEGORY),
     }
     return {name: evidence for name, evidence in candidates.items() if evidence is not None}
+
+
+_IN_FAVOUR = ("certifications", "claims", "allergens_declared", "may_contain")
+
+
+def without_unproved(facts: ProductFacts) -> ProductFacts:
+    """Leave out what speaks for the product and is in a picture only: nothing here can check that it is there."""
+    found = {name: getattr(facts.analysis, name) for name in _IN_FAVOUR}
+    proved = {
+        name: tuple(one for one in findings if one.evidence.source is not Source.IMAGE)
+        for name, findings in found.items()
+    }
+    if proved == found:
+        return facts
+    return facts.model_copy(update={"analysis": facts.analysis.model_copy(update=proved)})
 
 
 def shortened(text: str, *, room: int = 0) -> str:

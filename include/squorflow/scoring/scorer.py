@@ -12,7 +12,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from pydantic import BaseModel, ConfigDict
 
 from squorflow.products.facts import ProductFacts
-from squorflow.scoring.inputs import Known, known_inputs
+from squorflow.scoring.inputs import Known, known_inputs, without_unproved
 from squorflow.scoring.policy import Component, ComponentPolicy, Grade, Policy, Rating
 from squorflow.scoring.rules import POLICY, FoundIn, SubMetric
 
@@ -103,6 +103,7 @@ class SquorScore(ScoreModel):
 
 def score(facts: ProductFacts, policy: Policy) -> SquorScore:
     """Score one product. The same facts and policy always give the same score."""
+    facts = without_unproved(facts)
     known = known_inputs(facts)
     parts = tuple(_score_component(facts, policy, component=component, known=known) for component in Component)
     overall = combine({part.component: part.score for part in parts}, policy)

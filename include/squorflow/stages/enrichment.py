@@ -1,17 +1,21 @@
 """Stage 3: has the product analysed, by whichever analyser this installation uses.
 
-Writes nothing of its own: the analysis goes into the checkpoint, and data_mapping stores it with the facts.
+Writes nothing of its own: the analysis goes into the checkpoint, and data_mapping stores it with the facts. An answer
+that costs money, and what it cost, is kept by `squorflow.enrichment.answers` when it arrives.
 """
 
 from __future__ import annotations
 
 from pydantic import ValidationError as InvalidAnswer
 
-from squorflow.enrichment import AnalysisRequest, ImageBlob
+from squorflow.enrichment import AnalysisRequest, ImageBlob, answers
 from squorflow.errors import ValidationError
 from squorflow.products.facts import ProductContent
 from squorflow.stages.context import StageContext, StageResult
 from squorflow.states import Stage
+
+_SHARE_OF_TIMEOUT = 0.5
+"""Part of the stage's time that is spent waiting for another worker's answer."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -21,19 +25,20 @@ def run(context: StageContext) -> StageResult:
     """
     context.cancellation.check()
     analyzer = context.clients.analyzer
-    stored = context.outputs[Stage.IMAGE_FETCH].get("images", []) if analyzer.uses_images else []
-    images = [
-        ImageBlob(
-            data=context.clients.image_store.read(image["sha256"], image["mime_type"]), mime_type=image["mime_type"]
-        )
-        for image in stored
-    ]
+    images = _images(context) if analyzer.uses_images else []
     request = AnalysisRequest(
         content=ProductContent.model_validate(context.outputs[Stage.DISCOVERY]["content"]), images=images
     )
     context.cancellation.check()
     try:
-        answer = analyzer.analyze(request, cancellation=context.cancellation)
+        answer = answers.obtain(
+            analyzer,
+            request,
+            database=context.database,
+            spender=answers.Spender(workflow_id=context.workflow_id, stage=context.stage.value),
+            cancellation=context.cancellation,
+            patience=context.config.processing_timeout * _SHARE_OF_TIMEOUT,
+        )
     except InvalidAnswer as error:
         raise ValidationError(
             f"The answer of {analyzer.name} does not have the form it was asked for: {error.error_count()} errors.",
@@ -41,12 +46,6 @@ def run(context: StageContext) -> StageResult:
             details={"errors": error.errors(include_url=False, include_input=False, include_context=False)[:20]},
         ) from error
     context.cancellation.check()
-    usage = answer.usage
-    measures = {
-        "tokens": float(usage.input_tokens + usage.output_tokens),
-        "cost": float(usage.cost_usd),
-        "requests": float(answer.requests),
-    }
     analysis = answer.analysis
     return StageResult(
         summary=(
@@ -59,5 +58,18 @@ def run(context: StageContext) -> StageResult:
             "prompt_version": answer.prompt_version,
             "images_used": len(images),
         },
-        measures={name: value for name, value in measures.items() if value > 0},
     )
+
+
+def _images(context: StageContext) -> list[ImageBlob]:
+    """Read the first images, as many as the settings allow in number and bytes."""
+    images: list[ImageBlob] = []
+    left = context.config.analysis_image_bytes
+    for stored in context.outputs[Stage.IMAGE_FETCH].get("images", []):
+        if len(images) >= context.config.analysis_images:
+            break
+        data = context.clients.image_store.read(stored["sha256"], stored["mime_type"])
+        if len(data) <= left:
+            left -= len(data)
+            images.append(ImageBlob(data=data, mime_type=stored["mime_type"]))
+    return images

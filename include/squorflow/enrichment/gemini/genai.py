@@ -1,0 +1,113 @@
+"""Gemini through google-genai (extra `genai`), the newer SDK.
+
+Owns the translation between `wire` and this SDK. It retries nothing unless told to, raises nothing for a blocked or
+unfinished answer, and lets its HTTP library's errors through as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from functools import cached_property
+from typing import Any
+
+from squorflow.enrichment.gemini.failures import Refusal, redirected, refused, unreachable, unreadable
+from squorflow.enrichment.gemini.wire import GeminiSettings, Question, Reply
+from squorflow.errors import ConfigurationError
+
+_API_VERSION = "v1beta"
+"""Response schemas are not in v1."""
+
+
+class GenAi:
+    """One client of google-genai, made when first used, safe to share between threads."""
+
+    def __init__(self, settings: GeminiSettings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _client(self) -> Any:
+        try:
+            from google import genai
+        except ImportError as error:
+            raise ConfigurationError(
+                "WORKFLOW_ANALYZER is gemini-genai, and google-genai is not installed. Install squorflow[genai]."
+            ) from error
+        from google.genai import types
+
+        # A word newer than the SDK is no reason to warn: it is read as it is, and refused if it is not "STOP".
+        warnings.filterwarnings("ignore", message=".* is not a valid ", category=UserWarning)
+        return genai.Client(
+            api_key=self._settings.api_key,
+            vertexai=False,
+            http_options=types.HttpOptions(
+                base_url=self._settings.endpoint,
+                api_version=_API_VERSION,
+                timeout=int(self._settings.timeout.total_seconds() * 1000),
+                # The key travels in a header that a redirect would carry along.
+                client_args={"follow_redirects": False},
+                retry_options=types.HttpRetryOptions(attempts=1),
+            ),
+        )
+
+    def generate(self, question: Question) -> Reply:
+        """Ask, and return what came back; raises `StageError` subclasses."""
+        client = self._client
+        from google.genai import errors, types
+
+        images = [types.Part.from_bytes(data=image.data, mime_type=image.mime_type) for image in question.images]
+        try:
+            answer = client.models.generate_content(
+                model=self._settings.model,
+                contents=[question.text, *images],
+                config=types.GenerateContentConfig(
+                    system_instruction=question.instructions,
+                    temperature=self._settings.temperature,
+                    max_output_tokens=self._settings.max_output_tokens,
+                    response_mime_type="application/json",
+                    response_schema=question.schema,
+                ),
+            )
+        except errors.APIError as error:
+            # Not chained: the SDK's text repeats whatever the server said.
+            headers = dict(getattr(error.response, "headers", None) or {})
+            refusal = Refusal(status=int(error.code or 0), body=error.details, headers=headers)
+            raise refused(refusal, model=self._settings.model, api_key=self._settings.api_key) from None
+        except (errors.UnknownApiResponseError, json.JSONDecodeError, UnicodeDecodeError):
+            raise unreadable() from None
+        except Exception as error:
+            raise _http_failure(error) from None
+        return _reply(answer)
+
+
+def _http_failure(error: Exception) -> Exception:
+    """Return the error for one of httpx2 or httpx, whichever the SDK runs on; others as they are."""
+    kinds = {base.__name__ for base in type(error).__mro__ if base.__module__.startswith(("httpx2", "httpx"))}
+    if "TooManyRedirects" in kinds:
+        return redirected()
+    if "DecodingError" in kinds:
+        return unreadable()
+    if kinds & {"RequestError", "TransportError"}:
+        return unreachable(error, timed_out="TimeoutException" in kinds)
+    return error
+
+
+def _reply(answer: Any) -> Reply:
+    candidate = answer.candidates[0] if answer.candidates else None
+    parts = (candidate.content.parts or []) if candidate and candidate.content else []
+    usage, feedback = answer.usage_metadata, answer.prompt_feedback
+    blocked = feedback.block_reason if feedback else None
+    read = (usage.prompt_token_count or 0) if usage else 0
+    written = (usage.candidates_token_count or 0) if usage else 0
+    total = (usage.total_token_count or 0) if usage else 0
+    return Reply(
+        text="".join(part.text for part in parts if part.text and not part.thought),
+        finish_reason=_name(candidate.finish_reason) if candidate and candidate.finish_reason else None,
+        block_reason=_name(blocked) if blocked else None,
+        input_tokens=read,
+        output_tokens=max(written, total - read),
+    )
+
+
+def _name(value: Any) -> str:
+    return str(getattr(value, "name", value))

@@ -1,0 +1,114 @@
+"""Gemini through google-generativeai, over HTTP: its gRPC channels would not survive a fork.
+
+Owns the translation between `wire` and this SDK. Nothing is retried here: the SDK's own retries would hold a worker for
+ten minutes and ignore what the server says about the delay.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+from importlib import import_module
+from threading import Lock
+from typing import Any
+
+from squorflow.enrichment.gemini.failures import Refusal, redirected, refused, unreachable, unreadable
+from squorflow.enrichment.gemini.wire import GeminiSettings, Question, Reply
+
+_CONFIGURING = Lock()
+"""The SDK's settings are the process's; a client keeps those it was made with."""
+
+
+class GenerativeAi:
+    """One client of google-generativeai, made when first used, safe to share between threads."""
+
+    def __init__(self, settings: GeminiSettings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _client(self) -> Any:
+        with warnings.catch_warnings():
+            # The SDK is at the end of its life and says so at every import; the project is chartered with it.
+            warnings.simplefilter("ignore")
+            clients: Any = import_module("google.generativeai.client")
+        with _CONFIGURING:
+            clients.configure(
+                api_key=self._settings.api_key,
+                transport="rest",
+                client_options={"api_endpoint": self._settings.endpoint},
+            )
+            client = clients.get_default_generative_client()
+        session = client.transport._session
+        # The key travels in a header that a redirect would carry along.
+        session.max_redirects = 0
+        # There is no credential to refresh, and each attempt would send the request again.
+        session._refresh_status_codes = ()
+        return client
+
+    def generate(self, question: Question) -> Reply:
+        """Ask, and return what came back; raises `StageError` subclasses."""
+        client = self._client
+        import requests
+        from google.api_core import exceptions
+
+        models: Any = import_module("google.generativeai.generative_models")
+        protobuf: Any = import_module("google.protobuf.json_format")
+        model = models.GenerativeModel(
+            self._settings.model,
+            system_instruction=question.instructions,
+            generation_config={
+                "temperature": self._settings.temperature,
+                "max_output_tokens": self._settings.max_output_tokens,
+                "response_mime_type": "application/json",
+                "response_schema": question.schema,
+            },
+        )
+        model._client = client
+        images = [{"mime_type": image.mime_type, "data": image.data} for image in question.images]
+        try:
+            answer = model.generate_content(
+                [question.text, *images],
+                request_options={"retry": None, "timeout": self._settings.timeout.total_seconds()},
+            )
+        except exceptions.GoogleAPICallError as error:
+            # Not chained: the SDK's text repeats the request, and whatever the server said.
+            raise refused(_refusal(error), model=self._settings.model, api_key=self._settings.api_key) from None
+        except requests.TooManyRedirects:
+            raise redirected() from None
+        except requests.Timeout as error:
+            raise unreachable(error, timed_out=True) from None
+        except (requests.exceptions.JSONDecodeError, requests.exceptions.ContentDecodingError, protobuf.ParseError):
+            raise unreadable() from None
+        except requests.RequestException as error:
+            raise unreachable(error, timed_out=False) from None
+        return _reply(answer)
+
+
+def _refusal(error: Any) -> Refusal:
+    """Return the refusal with the body as it came; the SDK keeps only parts of it."""
+    response = getattr(error, "response", None)
+    try:
+        body = response.json() if response is not None else {}
+    except ValueError:
+        body = {}
+    headers = dict(response.headers) if response is not None else {}
+    return Refusal(status=int(error.code or 0), body=body, headers=headers)
+
+
+def _reply(answer: Any) -> Reply:
+    candidate = answer.candidates[0] if answer.candidates else None
+    usage = answer.usage_metadata
+    blocked = answer.prompt_feedback.block_reason
+    return Reply(
+        text="".join(part.text for part in candidate.content.parts) if candidate else "",
+        finish_reason=_name(candidate.finish_reason) if candidate else None,
+        block_reason=_name(blocked) if blocked else None,
+        input_tokens=usage.prompt_token_count,
+        # The SDK knows no count of thoughts; the total has them.
+        output_tokens=max(usage.candidates_token_count, usage.total_token_count - usage.prompt_token_count),
+    )
+
+
+def _name(value: Any) -> str:
+    """Return an enum's word, or the number where it is newer than the SDK."""
+    return str(getattr(value, "name", value))
