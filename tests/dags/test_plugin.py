@@ -122,3 +122,32 @@ def test_a_module_that_cannot_be_preloaded_is_logged_and_stops_nothing(
     monkeypatch.setattr(preload, "MODULES", ("squorflow.no_such_module",))
     preload.preload()
     assert "Could not preload squorflow.no_such_module" in caplog.text
+
+
+PRELOAD = """
+import sys, threading, warnings
+warnings.simplefilter("error", FutureWarning)
+from squorflow.airflow import preload
+preload._import_analyzer()
+print(*sorted({"google.generativeai", "google.genai"} & set(sys.modules)), threading.active_count())
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "imported"),
+    [
+        ({}, "1"),
+        ({"GEMINI_API_KEY": "key-1"}, "google.generativeai 1"),
+        ({"GEMINI_API_KEY": "key-1", "WORKFLOW_ANALYZER": "offline"}, "1"),
+        ({"WORKFLOW_ANALYZER": "gemini"}, "google.generativeai 1"),
+        ({"WORKFLOW_ANALYZER": "gemini-genai"}, "google.genai 1"),
+        ({"WORKFLOW_ANALYZER": "nonsense"}, "1"),
+    ],
+    ids=str,
+)
+def test_the_scheduler_preloads_the_sdk_that_tasks_will_use_and_starts_no_thread(
+    settings: dict[str, str], imported: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert run(PRELOAD) == imported

@@ -278,6 +278,36 @@ def test_a_hot_query_reads_the_queue_by_its_index_only(
     assert _scans(_plan(crowded, file, name, **parameters), "processing_queue") <= index
 
 
+ANSWER = {"content_key": "key 5", "prompt_version": "p", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "parameters"),
+    [
+        ("get_answer", "analysis_cache", {}),
+        ("extend_claim", "analysis_claim", {"claimant": UUID(int=1), "lease": timedelta(seconds=15)}),
+        ("release_claim", "analysis_claim", {"claimant": UUID(int=1)}),
+    ],
+)
+def test_an_answer_and_its_claim_are_found_by_their_key(
+    crowded: Database, name: str, table: str, parameters: dict[str, Any]
+) -> None:
+    with crowded.begin() as connection:
+        rows(
+            connection,
+            "INSERT INTO analysis_cache (content_key, prompt_version, model, answer)"
+            " SELECT 'key ' || i, 'p', 'm', '{}' FROM generate_series(1, 5000) AS i ON CONFLICT DO NOTHING",
+        )
+        rows(
+            connection,
+            "INSERT INTO analysis_claim (content_key, prompt_version, model, claimant, expires_at)"
+            " SELECT 'key ' || i, 'p', 'm', uuid_v7(), now() FROM generate_series(1, 5000) AS i ON CONFLICT DO NOTHING",
+        )
+    with crowded.session() as session:
+        session.execute(text("ANALYZE analysis_cache, analysis_claim"))
+    assert _scans(_plan(crowded, "answers", name, **ANSWER, **parameters), table) == {f"{table}_pkey"}
+
+
 def test_the_first_page_of_the_list_reads_the_newest_by_index(crowded: Database) -> None:
     plan = _plan(
         crowded,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import pytest
 
-from squorflow.config import WorkflowConfig
+from squorflow.config import AnalyzerChoice, WorkflowConfig
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,9 @@ def test_the_charters_own_example_works_word_for_word() -> None:
         ("WORKFLOW_HOME", "/srv/food", "home", Path("/srv/food")),
         ("WORKFLOW_INSTANCE", "eu-1", "instance", "eu-1"),
         ("WORKFLOW_FAILURE_TOLERANCE", "0", "failure_tolerance", 0.0),
+        ("WORKFLOW_ANALYZER", "gemini-genai", "analyzer", AnalyzerChoice.GEMINI_GENAI),
+        ("WORKFLOW_GEMINI_INPUT_PRICE", "0.1", "gemini_input_price", Decimal("0.1")),
+        ("WORKFLOW_GEMINI_TIMEOUT", "5", "gemini_timeout", timedelta(seconds=5)),
     ],
 )
 def test_each_documented_variable_sets_its_field(
@@ -94,6 +98,9 @@ def test_a_keyword_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         {"failure_tolerance": 1.1},
         {"instance": "a/b"},
         {"instance": ""},
+        {"analyzer": "chatty"},
+        {"gemini_model": "../other"},
+        {"gemini_output_price": -1},
         {"no_such_setting": 1},
     ],
     ids=str,

@@ -31,6 +31,8 @@ MODULES = (
     "squorflow.airflow.enqueue",
     "squorflow.airflow.maintenance",
     "squorflow.airflow.operators",
+    "squorflow.enrichment.answers",
+    "squorflow.enrichment.gemini.access",
     "squorflow.enrichment.offline",
     "squorflow.postgres.database",
     "squorflow.products.image_store",
@@ -74,6 +76,18 @@ def preload() -> None:
     for name in STAGE_MODULES.values():
         _import(name)
     _read_vocabulary()
+    _import_analyzer()
+
+
+def _import_analyzer() -> None:
+    """Import Gemini's SDK where it will be used: it takes a task 0.8 s, and the scheduler 37 MB once."""
+    from squorflow.config import get_config
+    from squorflow.enrichment.gemini.access import preload_sdk
+
+    try:
+        preload_sdk(get_config())
+    except (ImportError, ValueError) as error:
+        log.warning("Could not preload the analyser (%s); every task will try by itself.", type(error).__name__)
 
 
 def _import(name: str) -> None:

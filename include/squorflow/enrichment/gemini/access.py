@@ -6,6 +6,7 @@ Owns the connection `gemini_default`. Imports no SDK; an analyser does that with
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,6 +55,26 @@ def _sdk(choice: AnalyzerChoice, settings: GeminiSettings) -> Sdk:
     from squorflow.enrichment.gemini.generativeai import GenerativeAi
 
     return GenerativeAi(settings)
+
+
+def preload_sdk(config: WorkflowConfig) -> None:
+    """Import the SDK that tasks will use, in the process they are forked from; nothing when they will use none.
+
+    Looks at settings and environment only: a connection kept elsewhere is not asked for. Opens no connection. Raises
+    `ImportError` when the SDK is not installed.
+    """
+    named = (f"AIRFLOW_CONN_{CONNECTION_ID.upper()}", *KEY_VARIABLES)
+    match config.analyzer:
+        case AnalyzerChoice.GEMINI_GENAI:
+            import_module("google.genai")
+        case AnalyzerChoice.OFFLINE:
+            return
+        case AnalyzerChoice.AUTO if not any(os.environ.get(name) for name in named):
+            return
+        case _:
+            from squorflow.enrichment.gemini.generativeai import load_sdk
+
+            load_sdk()
 
 
 def _address_of(connection: Any | None) -> str | None:

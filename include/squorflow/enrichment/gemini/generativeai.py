@@ -19,6 +19,14 @@ _CONFIGURING = Lock()
 """The SDK's settings are the process's; a client keeps those it was made with."""
 
 
+def load_sdk() -> Any:
+    """Import the SDK and return its module of clients."""
+    with warnings.catch_warnings():
+        # The SDK is at the end of its life and says so at every import; the project is chartered with it.
+        warnings.simplefilter("ignore")
+        return import_module("google.generativeai.client")
+
+
 class GenerativeAi:
     """One client of google-generativeai, made when first used, safe to share between threads."""
 
@@ -27,10 +35,7 @@ class GenerativeAi:
 
     @cached_property
     def _client(self) -> Any:
-        with warnings.catch_warnings():
-            # The SDK is at the end of its life and says so at every import; the project is chartered with it.
-            warnings.simplefilter("ignore")
-            clients: Any = import_module("google.generativeai.client")
+        clients = load_sdk()
         with _CONFIGURING:
             clients.configure(
                 api_key=self._settings.api_key,
