@@ -9,6 +9,7 @@
     │   ├── DataError               this product's data; only a person can decide
     │   │   └── ValidationError     a field is missing or has the wrong form
     │   └── SystemFault             our own set-up (key, disk, migration); no product's fault
+    │       └── CircuitOpen         a dependency failed too often; nobody calls it before `retry_after` is over
     ├── StateError                  the state machine or the lease said no; nothing was written
     │   ├── WorkflowNotFound
     │   ├── InvalidTransition       the table has no such move
@@ -98,6 +99,15 @@ class SystemFault(StageError):
     """Our own set-up is at fault (key, disk, memory, migration), not the product."""
 
     category = ErrorCategory.SYSTEM
+
+
+class CircuitOpen(SystemFault):
+    """A dependency failed too often, so it was not called; it is probed after `retry_after`."""
+
+    def __init__(self, message: str, *, dependency: str, retry_after: timedelta) -> None:
+        super().__init__(message, code="circuit_open", details={"dependency": dependency})
+        self.dependency = dependency
+        self.retry_after = retry_after
 
 
 class StateError(SquorflowError):

@@ -1,25 +1,30 @@
 """What an error means: from an exception to a category, and from that to what happens next.
 
-Owns the table of foreign errors and the delays. Decides only; `run_stage` commits the decision.
+Owns the strategies and the delays; what other libraries' errors mean is `squorflow.recovery.foreign`. Decides only;
+`run_stage` commits the decision.
 """
 
 from __future__ import annotations
 
-import errno
-import random
 import re
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from hashlib import blake2b
 from typing import Any
+from uuid import UUID
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import ConfigurationError, ErrorCategory, RateLimitError, StageError
+from squorflow.errors import CircuitOpen, ConfigurationError, ErrorCategory, RateLimitError, StageError
+from squorflow.recovery import foreign
 from squorflow.states import Stage
 
 
 class Action(StrEnum):
-    """What happens to the workflow after a failure; each value is understood by `workflow_fail` in Postgres."""
+    """What happens to the workflow after a failure; all but `WAIT` are understood by `workflow_fail` in Postgres."""
+
+    WAIT = "wait"
+    """Waits for its time in its owner's hands (state `waiting`), then the stage runs again."""
 
     RETRY = "retry"
     """Tried again by the same owner after the delay."""
@@ -52,24 +57,7 @@ LONGEST_DELAY = timedelta(days=1)
 """No delay is longer, whatever a server's `Retry-After` or a high power of the multiplier says."""
 
 _JITTER = 0.1
-"""Up to this share of a backoff is added at random, so that products that failed together do not return together."""
-
-_FOREIGN: dict[str, ErrorCategory] = {
-    "builtins.MemoryError": ErrorCategory.SYSTEM,
-    "builtins.PermissionError": ErrorCategory.SYSTEM,
-    "builtins.ModuleNotFoundError": ErrorCategory.SYSTEM,
-    "pydantic_core._pydantic_core.ValidationError": ErrorCategory.DATA,
-    "psycopg.errors.UndefinedTable": ErrorCategory.SYSTEM,
-    "psycopg.errors.UndefinedFunction": ErrorCategory.SYSTEM,
-    "psycopg.errors.UndefinedColumn": ErrorCategory.SYSTEM,
-    "psycopg.errors.InsufficientPrivilege": ErrorCategory.SYSTEM,
-    "psycopg.errors.DiskFull": ErrorCategory.SYSTEM,
-    "psycopg.errors.OutOfMemory": ErrorCategory.SYSTEM,
-    "psycopg.DataError": ErrorCategory.DATA,
-}
-"""Errors of other libraries by the qualified name of the class or any base; what is not here is transient."""
-
-_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Up to this share of a delay is added, so that products that failed together do not return together."""
 
 
 def categorise(error: BaseException) -> ErrorCategory:
@@ -78,16 +66,7 @@ def categorise(error: BaseException) -> ErrorCategory:
         return error.category
     if isinstance(error, ConfigurationError):
         return ErrorCategory.SYSTEM
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        return ErrorCategory.SYSTEM
-    # SQLAlchemy wraps the driver's error, which says more.
-    original = getattr(error, "orig", None)
-    for candidate in (original, error):
-        for base in type(candidate).__mro__:
-            category = _FOREIGN.get(f"{base.__module__}.{base.__qualname__}")
-            if category is not None:
-                return category
-    return ErrorCategory.TRANSIENT
+    return foreign.categorise(error) or ErrorCategory.TRANSIENT
 
 
 def backoff(retry_count: int, *, config: WorkflowConfig) -> timedelta:
@@ -97,67 +76,98 @@ def backoff(retry_count: int, *, config: WorkflowConfig) -> timedelta:
     return timedelta(seconds=min(seconds, LONGEST_DELAY.total_seconds()))
 
 
-def _with_jitter(delay: timedelta) -> timedelta:
-    return min(delay * (1 + random.uniform(0, _JITTER)), LONGEST_DELAY)  # noqa: S311 - spreads load, keeps no secret
+def _with_jitter(delay: timedelta, *, workflow_id: UUID, retry_count: int) -> timedelta:
+    """Lengthen a delay by a share that follows from product and retry: the same each time, spread over products."""
+    digest = blake2b(workflow_id.bytes + retry_count.to_bytes(8, "big"), digest_size=4).digest()
+    share = int.from_bytes(digest, "big") / 0xFFFFFFFF
+    return min(min(delay, LONGEST_DELAY) * (1 + share * _JITTER), LONGEST_DELAY)
 
 
 def decide(
-    error: BaseException, *, stage: Stage, retry_count: int, max_retries: int, config: WorkflowConfig
+    error: BaseException,
+    *,
+    workflow_id: UUID,
+    stage: Stage,
+    retry_count: int,
+    max_retries: int,
+    patience: timedelta,
+    config: WorkflowConfig,
 ) -> Decision:
-    """Decide what a failure of `stage` leads to, given the tries used so far."""
+    """Decide what a failure of `stage` leads to.
+
+    Args:
+        error: what was raised.
+        workflow_id: whose failure it is; its delays differ a little from other products'.
+        stage: where it failed.
+        retry_count: tries used so far.
+        max_retries: tries it has.
+        patience: how long its owner may still let it wait; what takes longer is given back.
+        config: settings.
+    """
     category = categorise(error)
-    what = describe(error)
     if category is ErrorCategory.DATA:
-        return Decision(
-            category=category,
-            action=Action.SUSPEND,
-            delay=None,
-            counts=False,
-            reason=f"{stage}: {what}; a person has to look",
+        return _leave_to_a_person(category, reason=f"{stage}: {describe(error)}; a person has to look")
+    if category is ErrorCategory.TRANSIENT:
+        return _retry(
+            error,
+            workflow_id=workflow_id,
+            stage=stage,
+            retry_count=retry_count,
+            max_retries=max_retries,
+            config=config,
         )
-    if category is ErrorCategory.SYSTEM:
-        return Decision(
-            category=category,
-            action=Action.RELEASE,
-            delay=SYSTEM_PROBE_DELAY,
-            counts=False,
-            reason=f"{stage}: {what}; a fault of the installation, tried again later without costing a try",
-        )
-    if category is ErrorCategory.RATE_LIMIT:
-        told = error.retry_after if isinstance(error, RateLimitError) else None
-        return Decision(
-            category=category,
-            action=Action.RELEASE,
-            delay=min(told, LONGEST_DELAY)
-            if told and told > timedelta(0)
-            else _with_jitter(2 * backoff(retry_count, config=config)),
-            counts=False,
-            reason=f"{stage}: {what}; comes back without costing a try",
+    told = error.retry_after if isinstance(error, RateLimitError | CircuitOpen) else None
+    if told is None or told <= timedelta(0):
+        told = 2 * backoff(retry_count, config=config) if category is ErrorCategory.RATE_LIMIT else SYSTEM_PROBE_DELAY
+    delay = _with_jitter(told, workflow_id=workflow_id, retry_count=retry_count)
+    waits = delay <= patience
+    return Decision(
+        category=category,
+        action=Action.WAIT if waits else Action.RELEASE,
+        delay=delay,
+        counts=False,
+        reason=(
+            f"{stage}: {describe(error)}; {'waits' if waits else 'given back for'} {delay.total_seconds():.0f} s"
+            " without costing a try"
+        ),
+    )
+
+
+def _retry(
+    error: BaseException,
+    *,
+    workflow_id: UUID,
+    stage: Stage,
+    retry_count: int,
+    max_retries: int,
+    config: WorkflowConfig,
+) -> Decision:
+    """Decide about an error that may be over the next time: another try, or none is left."""
+    what = f"{stage}: {describe(error)}"
+    if retry_count >= max_retries and stage is Stage.IMAGE_FETCH:
+        return _leave_to_a_person(
+            ErrorCategory.TRANSIENT, reason=f"{what}; no try is left and the product has no text to go on with"
         )
     if retry_count >= max_retries:
-        if stage is Stage.IMAGE_FETCH:
-            return Decision(
-                category=category,
-                action=Action.SUSPEND,
-                delay=None,
-                counts=False,
-                reason=f"{stage}: {what}; no try is left and the product has no text to go on with",
-            )
         return Decision(
-            category=category,
+            category=ErrorCategory.TRANSIENT,
             action=Action.FAIL,
             delay=None,
             counts=False,
-            reason=f"{stage}: {what}; all {max_retries} retries are used up",
+            reason=f"{what}; all {max_retries} retries are used up",
         )
-    delay = _with_jitter(backoff(retry_count, config=config))
+    delay = _with_jitter(backoff(retry_count, config=config), workflow_id=workflow_id, retry_count=retry_count)
     return Decision(
-        category=category,
+        category=ErrorCategory.TRANSIENT,
         action=Action.RETRY,
         delay=delay,
         counts=True,
-        reason=f"{stage}: {what}; retry {retry_count + 1} of {max_retries} in {delay.total_seconds():.0f} s",
+        reason=f"{what}; retry {retry_count + 1} of {max_retries} in {delay.total_seconds():.0f} s",
     )
+
+
+def _leave_to_a_person(category: ErrorCategory, *, reason: str) -> Decision:
+    return Decision(category=category, action=Action.SUSPEND, delay=None, counts=False, reason=reason)
 
 
 _VARYING = (

@@ -189,9 +189,11 @@ def _record_failure(context: StageContext, error: BaseException, *, actor: str) 
     """Commit what the failure leads to and return what to raise for it."""
     decision = policy.decide(
         error,
+        workflow_id=context.workflow_id,
         stage=context.stage,
         retry_count=context.retry_count,
         max_retries=context.max_retries,
+        patience=timedelta(0),
         config=context.config,
     )
     log.warning("workflow %s: %s", context.workflow_id, decision.reason, exc_info=error)
