@@ -76,6 +76,27 @@ class WorkflowConfig(BaseSettings):
         description="seconds before the first retry",
     )
     retry_backoff_multiplier: float = Field(2.0, ge=1, le=10, description="how much longer each further retry waits")
+    longest_wait: Duration = Field(
+        timedelta(minutes=10),
+        description="seconds a product may wait inside its run for rate limits and open breakers; then it is released",
+    )
+    breaker_threshold: int = Field(
+        5, ge=1, le=1000, description="failures of a dependency, one after the other, that open its circuit breaker"
+    )
+    breaker_pause: Duration = Field(
+        timedelta(minutes=1),
+        description="seconds an open breaker waits for its first probe; each failed one doubles it",
+    )
+    gemini_requests_per_minute: int = Field(
+        0, ge=0, description="Gemini requests a minute, of all workers; 0: no limit"
+    )
+    gemini_requests_per_day: int = Field(
+        0, ge=0, description="Gemini requests a day (Pacific time), of all workers; 0: no limit"
+    )
+    gemini_tokens_per_minute: int = Field(0, ge=0, description="Gemini tokens a minute, of all workers; 0: no limit")
+    gemini_tokens_per_day: int = Field(
+        0, ge=0, description="Gemini tokens a day (Pacific time), of all workers; 0: no limit"
+    )
     processing_timeout: Duration = Field(timedelta(minutes=5), description="seconds one stage may run")
     lock_timeout: Duration = Field(
         timedelta(seconds=30), description="seconds a stage's lease lasts unless its heartbeat (every third) extends it"
