@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any
 from uuid import UUID
 
@@ -13,10 +17,11 @@ from hypothesis import strategies as st
 from squorflow import stages
 from squorflow.airflow import operators
 from squorflow.airflow.operators import LONGEST_LABEL, StageOperator, make_label, was_cleared_by_hand
+from squorflow.config import get_config
 from squorflow.errors import Cancelled, ErrorCategory
 from squorflow.postgres import database
 from squorflow.recovery.policy import Action, Decision
-from squorflow.stages import StageFailed, StageOutcome, StageSkipped
+from squorflow.stages import StageFailed, StageOutcome, StageSkipped, StageWaiting
 from squorflow.states import Stage
 from support.airflow_runs import RUN, execute, make_context
 
@@ -116,6 +121,95 @@ def test_a_failed_stage_leaves_the_decision_to_the_policy(
     with pytest.raises(StageFailed) as caught:
         execute(operator, make_context())
     assert caught.value.decision.action is action
+
+
+def waiting(seconds: float) -> StageWaiting:
+    decision = Decision(
+        category=ErrorCategory.RATE_LIMIT,
+        action=Action.WAIT,
+        delay=timedelta(seconds=seconds),
+        counts=False,
+        reason="slow down",
+    )
+    return StageWaiting("workflow: slow down", decision=decision)
+
+
+def one_after_the_other(seen: list[dict[str, Any]], *answers: StageOutcome | Exception) -> Answer:
+    left = list(answers)
+
+    def answer(_database: object, **given: Any) -> StageOutcome:
+        seen.append(given)
+        following = left.pop(0)
+        if isinstance(following, Exception):
+            raise following
+        return following
+
+    return answer
+
+
+def test_a_long_wait_is_deferred_to_a_trigger_that_any_triggerer_can_make(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    from airflow.sdk.exceptions import TaskDeferred
+
+    answer_with(raises(waiting(37)))
+    before = datetime.now(UTC)
+    with pytest.raises(TaskDeferred) as deferred:
+        execute(operator, make_context())
+    path, arguments = deferred.value.trigger.serialize()
+    assert (deferred.value.method_name, deferred.value.kwargs) == ("resume", None)
+    module, _, name = path.rpartition(".")
+    again = getattr(import_module(module), name)(**arguments)
+    assert again.serialize() == (path, arguments)
+    until = datetime.fromisoformat(arguments["until"])
+    assert timedelta(seconds=37) <= until - before < timedelta(seconds=67)
+
+
+def test_a_trigger_fires_once_when_its_time_has_come() -> None:
+    from squorflow.airflow.triggers import WaitTrigger
+
+    async def collect(until: datetime) -> tuple[list[Any], datetime]:
+        events = [event async for event in WaitTrigger(until.isoformat()).run()]
+        return events, datetime.now(UTC)
+
+    moment = datetime.now(UTC) + timedelta(milliseconds=50)
+    events, ended = asyncio.run(collect(moment))
+    assert len(events) == 1
+    assert ended >= moment
+    events, _ = asyncio.run(collect(moment - timedelta(days=1)))
+    assert len(events) == 1
+
+
+def test_a_short_wait_is_slept_through_in_the_task(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    seen: list[dict[str, Any]] = []
+    done = StageOutcome(status="done", summary="scored", seconds=0.1)
+    answer_with(one_after_the_other(seen, waiting(0.01), waiting(0.01), done))
+    execute(operator, make_context(try_number=2, max_tries=1_001))
+    # What a person asked for is the first go; afterwards a product that was suspended meanwhile stays so.
+    assert [given["manual"] for given in seen] == [True, False, False]
+    assert {given["longest_wait"] for given in seen} == {get_config().longest_wait}
+
+
+def test_a_deferred_stage_resumes_with_nothing_but_the_event(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    seen: list[dict[str, Any]] = []
+    answer_with(one_after_the_other(seen, StageOutcome(status="done", summary="scored", seconds=0.1)))
+    context: Any = make_context(try_number=2, max_tries=1_001)
+    operator.resume_execution("resume", {"event": {"until": "2026-01-01T00:00:00+00:00"}}, context)
+    operator_again = seen[0]
+    assert (operator_again["workflow_id"], operator_again["manual"]) == (WORKFLOW_ID, False)
+
+
+def test_a_kill_ends_a_short_wait(operator: StageOperator, answer_with: Callable[[Answer], None]) -> None:
+    answer_with(raises(waiting(4)))
+    timer = threading.Timer(0.05, lambda: operator._cancellation and operator._cancellation.cancel("killed"))
+    timer.start()
+    with pytest.raises(Cancelled, match="killed"):
+        execute(operator, make_context())
+    timer.join()
 
 
 def test_a_kill_ends_the_stage_at_once_and_is_no_skip(

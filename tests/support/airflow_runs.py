@@ -121,6 +121,11 @@ class Installation:
         with self.database.begin() as connection:
             return [tuple(row) for row in connection.execute(text(statement), parameters)]
 
+    def execute(self, statement: str, **parameters: Any) -> None:
+        """Change the workflow database, by what the state machine allows."""
+        with self.database.begin() as connection:
+            connection.execute(text(statement), parameters)
+
     def states(self) -> dict[str, str]:
         """Return every product's state by its name."""
         return dict(self.query("SELECT product_name, workflow_state FROM processing_queue"))  # type: ignore[arg-type]

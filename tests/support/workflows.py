@@ -227,6 +227,24 @@ def fail(
         )
 
 
+def wait(
+    database: Database, held: Held, *, delay: timedelta = timedelta(seconds=30), category: str = "rate_limit"
+) -> None:
+    """Let the stage that is held wait."""
+    with database.begin() as connection:
+        leases.wait(
+            connection,
+            held.workflow_id,
+            token=held.token,
+            actor=ACTOR,
+            category=category,
+            delay=delay,
+            reason="discovery: slow down",
+            last_error="RateLimitError: slow down",
+            details={"class": "RateLimitError"},
+        )
+
+
 def run_to(database: Database, held: Held, *, stage: Stage) -> Held:
     """Finish the stages before `stage` and acquire it."""
     token = held.token

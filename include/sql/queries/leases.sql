@@ -1,6 +1,6 @@
 -- name: acquire
 -- Take a workflow for one stage, with everything the stage needs to know.
-SELECT outcome, detail, token, retry_count, max_retries, queued_at, crawler_data, outputs
+SELECT outcome, detail, token, retry_count, max_retries, queued_at, crawler_data, outputs, waited
 FROM workflow_acquire(:workflow_id, :stage, :owner, :actor, :lease, :manual);
 
 -- name: fence
@@ -18,6 +18,12 @@ SELECT workflow_finish(
 SELECT workflow_fail(
     :workflow_id, :token, :actor, :action, :category, CAST(:delay AS interval), :reason, :last_error, CAST(:details AS jsonb), :counts
 ) AS workflow_state;
+
+-- name: wait
+-- Let a stage wait in its owner's hands, without costing a try.
+SELECT workflow_wait(
+    :workflow_id, :token, :actor, :category, CAST(:delay AS interval), :reason, :last_error, CAST(:details AS jsonb)
+) AS waiting_until;
 
 -- name: extend
 -- Extend a stage's lease; changes nothing when the token has moved on.

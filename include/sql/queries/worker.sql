@@ -11,7 +11,7 @@ SELECT
 FROM (
     SELECT q.queue_id, q.lease_token, q.retry_count, q.max_retries, q.stage, q.locked_by
     FROM processing_queue AS q
-    WHERE q.locked_by = :owner AND q.workflow_state = 'processing'
+    WHERE q.locked_by = :owner AND q.workflow_state IN ('processing', 'waiting')
     ORDER BY q.queue_id
     FOR NO KEY UPDATE
 ) AS gone;

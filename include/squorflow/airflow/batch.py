@@ -29,7 +29,7 @@ PRODUCTS = Asset(name="squorflow_products", uri="squorflow://products")
 """Updated by every run that had products; `schedule=[PRODUCTS]` makes another DAG follow."""
 
 _NEED_ATTENTION = frozenset({WorkflowState.FAILED, WorkflowState.RETRYING, WorkflowState.SUSPENDED})
-_NOT_REACHED = frozenset({WorkflowState.QUEUED, WorkflowState.PROCESSING})
+_NOT_REACHED = frozenset({WorkflowState.QUEUED, WorkflowState.PROCESSING, WorkflowState.WAITING})
 _ENDED_BADLY = frozenset({"failed", "upstream_failed"})
 
 FAILURES_SHOWN = 10

@@ -1,7 +1,7 @@
 """The operator that runs one stage of one product as an Airflow task.
 
 Owns the translation both ways: Airflow's context into owner, actor and cancellation; the engine's outcome into
-Airflow's success, skip, retry and failure. What a stage does is `squorflow.stages`, what an error means is
+Airflow's success, skip, deferral, retry and failure. What a stage does is `squorflow.stages`, what an error means is
 `squorflow.recovery.policy`.
 """
 
@@ -55,22 +55,59 @@ class StageOperator(BaseOperator):
         self._killed = False
 
     def execute(self, context: Context) -> None:
-        """Run the stage; it succeeds, skips with a reason, or raises what `WorkflowRetryPolicy` reads."""
-        from squorflow.recovery.policy import Action
-        from squorflow.stages import StageFailed, StageSkipped
+        """Run the stage; it succeeds, skips with a reason, is deferred, or raises what `WorkflowRetryPolicy` reads."""
+        self._run_to_its_end(context, manual=was_cleared_by_hand(context))
 
+    def resume(self, context: Context, event: object = None) -> None:
+        """Run the stage again after it was deferred; a person who stopped it meanwhile has the last word.
+
+        `event` says no more than that the time has come.
+        """
+        self._run_to_its_end(context, manual=False)
+
+    def _run_to_its_end(self, context: Context, *, manual: bool) -> None:
+        """Run the stage, and again after each wait: short ones are slept through, longer ones deferred."""
+        from squorflow.recovery.policy import Action
+        from squorflow.stages import StageFailed, StageSkipped, StageWaiting
+
+        while True:
+            try:
+                outcome = self._run(context, manual=manual)
+            except StageSkipped as skipped:
+                if self._killed:
+                    # Whoever marked or cleared the task has settled its state; after a shutdown it is tried again.
+                    raise Cancelled(str(skipped)) from skipped
+                raise AirflowSkipException(str(skipped)) from skipped
+            except StageWaiting as waiting:
+                self._wait(waiting.delay)
+                manual = False
+            except StageFailed as failed:
+                if failed.decision.action is Action.RELEASE:
+                    raise AirflowSkipException(_say_when_it_returns(failed.decision)) from failed
+                raise
+            else:
+                self.log.info("%s: %s (%.2f s, %s)", self.stage, outcome.summary, outcome.seconds, outcome.status)
+                return
+
+    def _wait(self, delay: timedelta) -> None:
+        """Sleep through a short wait, give the worker back for a longer one.
+
+        Airflow can take a task that defers for a few seconds only for one that was killed.
+        """
+        from squorflow.stages import SHORT_WAIT
+        from squorflow.stages.context import Cancellation
+
+        until = datetime.now(UTC) + delay
+        self.log.info("%s waits until %s UTC.", self.stage, f"{until:%Y-%m-%d %H:%M:%S}")
+        if delay > SHORT_WAIT:
+            from squorflow.airflow.triggers import WaitTrigger
+
+            self.defer(trigger=WaitTrigger(until.isoformat()), method_name="resume")
+        self._cancellation = Cancellation()
         try:
-            outcome = self._run(context)
-        except StageSkipped as skipped:
-            if self._killed:
-                # Whoever marked or cleared the task has settled its state; after a worker's shutdown it is tried again.
-                raise Cancelled(str(skipped)) from skipped
-            raise AirflowSkipException(str(skipped)) from skipped
-        except StageFailed as failed:
-            if failed.decision.action is Action.RELEASE:
-                raise AirflowSkipException(_say_when_it_returns(failed.decision)) from failed
-            raise
-        self.log.info("%s: %s (%.2f s, %s)", self.stage, outcome.summary, outcome.seconds, outcome.status)
+            self._cancellation.wait(delay.total_seconds())
+        finally:
+            self._cancellation = None
 
     def on_kill(self) -> None:
         """Stop the stage where it stands; Airflow calls this from its SIGTERM handler and runs nothing after it."""
@@ -80,7 +117,7 @@ class StageOperator(BaseOperator):
             self._cancellation.cancel(reason)
             raise Cancelled(reason)
 
-    def _run(self, context: Context) -> StageOutcome:
+    def _run(self, context: Context, *, manual: bool) -> StageOutcome:
         from squorflow.postgres.database import get_database
         from squorflow.stages import run_stage
         from squorflow.stages.context import Cancellation
@@ -98,7 +135,8 @@ class StageOperator(BaseOperator):
                 config=config,
                 clients=_clients(),
                 cancellation=self._cancellation,
-                manual=was_cleared_by_hand(context),
+                manual=manual,
+                longest_wait=config.longest_wait,
                 timeout_errors=(AirflowTaskTimeout,),
             )
         finally:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import TransientError, WorkflowNotFound
+from squorflow.errors import Cancelled, TransientError, WorkflowNotFound
 from squorflow.postgres.database import is_refusal
 from squorflow.postgres.queries import load
 from squorflow.recovery import policy
-from squorflow.stages import StageFailed, StageSkipped, run_stage
+from squorflow.stages import SHORT_WAIT, StageFailed, StageSkipped, StageWaiting, run_stage
 from squorflow.stages.context import Cancellation, Clients
 from squorflow.states import FIRST_STAGE, STAGES, Stage
 from squorflow.workflow import queue
@@ -221,10 +221,21 @@ class Worker:
         )
 
     def _run_stage(self, workflow_id: UUID, stage: Stage) -> None:
+        """Run one stage, sleeping through its short waits; a longer one gives the product back."""
         clock = StageClock(self._config.processing_timeout)
         self._clock = clock
         if self._stop_reason is not None:
             raise StageSkipped(self._stop_reason)
+        try:
+            while (wait := self._try_stage(workflow_id, stage, clock=clock)) is not None:
+                clock.wait(wait.total_seconds())
+        except Cancelled as stopped:
+            raise StageSkipped(str(stopped)) from stopped
+        finally:
+            self._clock = None
+
+    def _try_stage(self, workflow_id: UUID, stage: Stage, *, clock: StageClock) -> timedelta | None:
+        """Run one stage; return how long it has to wait before it is run again, `None` when it is done."""
         try:
             run_stage(
                 self._database,
@@ -236,10 +247,12 @@ class Worker:
                 clients=self._clients,
                 cancellation=clock,
                 keep_lease=self._config.lock_timeout,
+                longest_wait=min(SHORT_WAIT, self._config.longest_wait),
                 timeout_errors=(StageOverran,),
             )
-        finally:
-            self._clock = None
+        except StageWaiting as waiting:
+            return waiting.delay
+        return None
 
     def _give_up(self, error: Exception) -> tuple[ProductOutcome, str]:
         """Settle a stage that was not run to its end: stopped by us, or not ours any more."""

@@ -194,4 +194,14 @@ def details_of(error: BaseException, *, stage: Stage) -> dict[str, Any]:
     if isinstance(error, StageError):
         details |= {"details": error.details} if error.details else {}
         details |= {"code": error.code} if error.code else {}
-    return details
+    incident = incident_of(error)
+    return details | ({"incident": incident} if incident else {})
+
+
+def incident_of(error: BaseException) -> str | None:
+    """Return in a word what operators have to be told of; `None` where nothing is, or an open breaker tells them."""
+    if categorise(error) is not ErrorCategory.SYSTEM or isinstance(error, CircuitOpen):
+        return None
+    if isinstance(error, StageError):
+        return None if "dependency" in error.details else error.code or type(error).__name__
+    return type(getattr(error, "orig", None) or error).__name__

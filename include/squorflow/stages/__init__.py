@@ -18,12 +18,14 @@ from uuid import UUID
 
 from squorflow.config import WorkflowConfig
 from squorflow.errors import Cancelled, LeaseLost, SquorflowError, TransientError
-from squorflow.recovery import policy
+from squorflow.recovery import incidents, policy
 from squorflow.stages.context import Cancellation, Clients, StageContext, StageResult
 from squorflow.states import Stage
 from squorflow.workflow import leases, outbox
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from squorflow.postgres.database import Database
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,9 @@ STAGE_MODULES: dict[Stage, str] = {
 }
 """Where each stage lives; imported when it first runs."""
 
+SHORT_WAIT = timedelta(seconds=5)
+"""Waits up to this long are slept through by whoever runs the stage; a longer one is worth giving up its place."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageOutcome:
@@ -51,6 +56,15 @@ class StageOutcome:
 
 class StageSkipped(SquorflowError):
     """The stage is not ours to run now; the message says why. Nothing was written."""
+
+
+class StageWaiting(SquorflowError):
+    """The stage waits in its owner's hands, which has been committed; run it again after `decision.delay`."""
+
+    def __init__(self, message: str, *, decision: policy.Decision) -> None:
+        super().__init__(message)
+        self.decision = decision
+        self.delay = decision.delay or timedelta(0)
 
 
 class StageFailed(SquorflowError):
@@ -88,6 +102,7 @@ def run_stage(
     cancellation: Cancellation | None = None,
     manual: bool = False,
     keep_lease: timedelta | None = None,
+    longest_wait: timedelta = timedelta(0),
     timeout_errors: tuple[type[BaseException], ...] = (),
 ) -> StageOutcome:
     """Run one stage of one workflow, and leave behind either all it wrote or none of it.
@@ -103,10 +118,12 @@ def run_stage(
         cancellation: how the caller asks the stage to stop; also set when the lease is lost.
         manual: a person cleared the task: a failed or suspended workflow may be taken up again.
         keep_lease: for owners that stay alive between stages: how long they keep the row after this one.
+        longest_wait: how long in all the owner lets this stage wait; what would take longer is given back.
         timeout_errors: exceptions by which the caller's clock ends the stage; they count as transient.
 
     Raises:
         StageSkipped: not ours to run now, or taken from us; nothing of it was written.
+        StageWaiting: something outside holds it up; it is waiting, and to be run again after the delay.
         StageFailed: it failed; its decision is committed.
         WorkflowNotFound: there is no such workflow.
     """
@@ -134,6 +151,7 @@ def run_stage(
         cancellation=cancellation,
         database=database,
     )
+    patience = longest_wait - acquisition.waited
     try:
         with leases.hold(
             database,
@@ -159,9 +177,9 @@ def run_stage(
         late = TransientError(
             f"{stage} ran longer than {config.processing_timeout.total_seconds():.0f} s", code="timeout"
         )
-        raise _record_failure(context, late, actor=actor) from error
+        raise _record_failure(context, late, actor=actor, patience=patience) from error
     except Exception as error:
-        raise _record_failure(context, error, actor=actor) from error
+        raise _record_failure(context, error, actor=actor, patience=patience) from error
     return StageOutcome(status="done", summary=result.summary, seconds=seconds)
 
 
@@ -185,7 +203,7 @@ def _commit(
         )
 
 
-def _record_failure(context: StageContext, error: BaseException, *, actor: str) -> SquorflowError:
+def _record_failure(context: StageContext, error: BaseException, *, actor: str, patience: timedelta) -> SquorflowError:
     """Commit what the failure leads to and return what to raise for it."""
     decision = policy.decide(
         error,
@@ -193,29 +211,55 @@ def _record_failure(context: StageContext, error: BaseException, *, actor: str) 
         stage=context.stage,
         retry_count=context.retry_count,
         max_retries=context.max_retries,
-        patience=timedelta(0),
+        patience=patience,
         config=context.config,
     )
     log.warning("workflow %s: %s", context.workflow_id, decision.reason, exc_info=error)
     try:
         with context.database.begin() as connection:
-            leases.fail(
-                connection,
-                context.workflow_id,
-                token=context.token,
-                actor=actor,
-                action=decision.action.value,
-                category=decision.category.value,
-                delay=decision.delay,
-                reason=decision.reason,
-                last_error=policy.describe(error),
-                details=policy.details_of(error, stage=context.stage),
-                counts=decision.counts,
-            )
+            _write_failure(connection, context, error=error, decision=decision, actor=actor)
     except LeaseLost as lost:
         _report_stale_write(context, actor=actor)
         return StageSkipped(f"workflow {context.workflow_id}: {context.stage} was taken from this worker: {lost}")
-    return StageFailed(f"workflow {context.workflow_id}: {decision.reason}", decision=decision)
+    incident = policy.incident_of(error)
+    if incident is not None:
+        incidents.open_incident(
+            context.database, alert=incidents.SYSTEM_FAULT, subject=incident, message=decision.reason
+        )
+    kind = StageWaiting if decision.action is policy.Action.WAIT else StageFailed
+    return kind(f"workflow {context.workflow_id}: {decision.reason}", decision=decision)
+
+
+def _write_failure(
+    connection: Connection, context: StageContext, *, error: BaseException, decision: policy.Decision, actor: str
+) -> None:
+    """Write the failing or waiting transition, whichever was decided."""
+    if decision.action is policy.Action.WAIT:
+        leases.wait(
+            connection,
+            context.workflow_id,
+            token=context.token,
+            actor=actor,
+            category=decision.category.value,
+            delay=decision.delay or timedelta(0),
+            reason=decision.reason,
+            last_error=policy.describe(error),
+            details=policy.details_of(error, stage=context.stage),
+        )
+        return
+    leases.fail(
+        connection,
+        context.workflow_id,
+        token=context.token,
+        actor=actor,
+        action=decision.action.value,
+        category=decision.category.value,
+        delay=decision.delay,
+        reason=decision.reason,
+        last_error=policy.describe(error),
+        details=policy.details_of(error, stage=context.stage),
+        counts=decision.counts,
+    )
 
 
 def _report_stale_write(context: StageContext, *, actor: str) -> None:

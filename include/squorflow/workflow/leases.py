@@ -1,4 +1,4 @@
-"""What the holder of a lease may do: acquire a stage, keep it alive, write behind the fence, finish or fail it.
+"""What the holder of a lease may do: acquire a stage, keep it alive, write behind the fence, finish it, fail it, wait.
 
 The token is what counts: every write names it, and Postgres refuses a token that has moved on. The advisory lock on
 top keeps two processes from working on the same product at the same time. Owns both; decides nothing about errors.
@@ -55,6 +55,8 @@ class Acquisition:
     queued_at: datetime
     crawler_data: dict[str, Any]
     outputs: dict[Stage, dict[str, Any]]
+    waited: timedelta
+    """How long ago this stage first waited for something; zero when it has not."""
 
 
 def acquire(
@@ -84,6 +86,7 @@ def acquire(
         queued_at=row.queued_at,
         crawler_data=row.crawler_data or {},
         outputs={Stage(name): output for name, output in (row.outputs or {}).items()},
+        waited=row.waited or timedelta(0),
     )
 
 
@@ -155,6 +158,35 @@ def fail(
         },
     ).scalar_one()
     return WorkflowState(state)
+
+
+def wait(
+    connection: Connection,
+    workflow_id: UUID,
+    *,
+    token: int,
+    actor: str,
+    category: str,
+    delay: timedelta,
+    reason: str,
+    last_error: str,
+    details: Mapping[str, Any],
+) -> datetime:
+    """Let a stage wait in its owner's hands and end its lease; return until when. Acquiring it again resumes it."""
+    until: datetime = connection.execute(
+        load("leases")["wait"],
+        {
+            "workflow_id": workflow_id,
+            "token": token,
+            "actor": actor,
+            "category": category,
+            "delay": delay,
+            "reason": clean(reason),
+            "last_error": clean(last_error),
+            "details": to_json(details),
+        },
+    ).scalar_one()
+    return until
 
 
 def lock_key(workflow_id: UUID) -> int:
