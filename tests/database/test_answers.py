@@ -18,9 +18,10 @@ from sqlalchemy import text
 
 from squorflow.config import AnalyzerChoice, WorkflowConfig
 from squorflow.enrichment import AnalysisAnswer, AnalysisRequest, ImageBlob, StopSign, Usage, answers
-from squorflow.errors import Cancelled, DataError, NetworkError, RateLimitError
+from squorflow.errors import Cancelled, CircuitOpen, DataError, NetworkError, RateLimitError, SystemFault
 from squorflow.postgres.database import Database
 from squorflow.products.facts import Analysis, ProductContent
+from squorflow.recovery import quotas
 from squorflow.stages.context import Cancellation
 from squorflow.states import STAGES
 from support.gemini_server import GeminiServer
@@ -79,6 +80,7 @@ def ask(
         analyzer,
         request,
         database=database,
+        config=WorkflowConfig(),
         spender=SPENDER,
         cancellation=cancellation or Cancellation(),
         patience=patience,
@@ -309,3 +311,32 @@ def test_the_same_page_again_costs_nothing(database: Database, config: WorkflowC
     assert len(server.asked) == 1
     assert server.stats()["bought_twice"] == []
     assert measured(database)["requests"] == 1
+
+
+def test_a_call_is_settled_by_what_it_took_and_a_kept_answer_takes_nothing(database: Database) -> None:
+    analyzer = priced()
+    ask(database, analyzer)
+    ask(database, analyzer)
+    with database.begin() as connection:
+        used = {one.quota: one.used for one in quotas.list_status(connection)}
+    assert (used["requests_per_minute"], used["tokens_per_minute"]) == (1, 1000)
+
+
+def test_a_used_up_quota_stops_the_call_before_it_is_made(database: Database) -> None:
+    with database.begin() as connection:
+        connection.execute(text("INSERT INTO quota_limits (dependency, requests_per_minute) VALUES ('gemini', 1)"))
+    analyzer = priced()
+    ask(database, analyzer)
+    other = AnalysisRequest(content=ProductContent(name="Cola", ingredients_text="Water, sugar"))
+    with pytest.raises(RateLimitError, match="quota of gemini"):
+        ask(database, analyzer, other)
+    assert (analyzer.calls, claims(database)) == (1, 0)
+
+
+def test_an_open_breaker_stops_the_call_before_it_is_made(database: Database) -> None:
+    analyzer = priced(SystemFault("wrong key"))
+    with pytest.raises(SystemFault):
+        ask(database, analyzer)
+    with pytest.raises(CircuitOpen):
+        ask(database, analyzer)
+    assert (analyzer.calls, claims(database)) == (1, 0)

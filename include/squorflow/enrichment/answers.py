@@ -23,8 +23,11 @@ from squorflow.enrichment import AnalysisAnswer, AnalysisRequest, Analyzer, Stop
 from squorflow.errors import RateLimitError, StageError
 from squorflow.postgres.queries import load
 from squorflow.products.facts import Analysis
+from squorflow.recovery import dependency
+from squorflow.recovery.quotas import GEMINI
 
 if TYPE_CHECKING:
+    from squorflow.config import WorkflowConfig
     from squorflow.postgres.database import Database
 
 _LOG = logging.getLogger(__name__)
@@ -33,6 +36,12 @@ CLAIM_LEASE = timedelta(seconds=15)
 """How long a dead worker's claim keeps others from asking; a living one renews it every third."""
 
 _FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.1, 2.0
+
+
+_EXPECTED_TOKENS = 3_500
+"""Instructions and schema, and an answer of usual length."""
+_TOKENS_PER_IMAGE = 1_032
+"""Four tiles of 258 tokens, which is what Gemini counts for a picture of up to 1536 pixels a side (ai.google.dev)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +57,7 @@ def obtain(
     request: AnalysisRequest,
     *,
     database: Database,
+    config: WorkflowConfig,
     spender: Spender,
     cancellation: StopSign,
     patience: timedelta,
@@ -76,7 +86,13 @@ def obtain(
             if is_ours:
                 # Whoever had the claim before may have kept its answer after our look and before our claim.
                 return _kept(database, key) or _buy(
-                    analyzer, request, database=database, key=key, spender=spender, cancellation=cancellation
+                    analyzer,
+                    request,
+                    database=database,
+                    config=config,
+                    key=key,
+                    spender=spender,
+                    cancellation=cancellation,
                 )
         if time.monotonic() >= deadline:
             raise RateLimitError(
@@ -102,18 +118,21 @@ def _buy(
     request: AnalysisRequest,
     *,
     database: Database,
+    config: WorkflowConfig,
     key: dict[str, str],
     spender: Spender,
     cancellation: StopSign,
 ) -> AnalysisAnswer:
     """Make the call, the only one in the program that costs money, and keep what came of it before anything else."""
-    try:
-        answer = analyzer.analyze(request, cancellation=cancellation)
-    except StageError as error:
-        usage = error.details.get("usage")
-        if usage is not None:
-            _record(database, spender, usage=usage)
-        raise
+    with dependency.calling(database, GEMINI, config=config, tokens=_expected_tokens(request)) as call:
+        try:
+            answer = analyzer.analyze(request, cancellation=cancellation)
+        except StageError as error:
+            usage = error.details.get("usage")
+            if usage is not None:
+                _record(database, spender, usage=usage)
+                call.settle(tokens=usage["input_tokens"] + usage["output_tokens"])
+            raise
     usage = answer.usage.as_json()
     with database.begin() as connection:
         kept = {"model_used": answer.model_used, "analysis": answer.analysis.model_dump(mode="json")}
@@ -121,7 +140,13 @@ def _buy(
             load("answers")["save_answer"], key | {"answer": json.dumps(kept), "usage": json.dumps(usage)}
         )
         connection.execute(load("answers")["record_usage"], _measures(spender, usage))
+    call.settle(tokens=answer.usage.input_tokens + answer.usage.output_tokens)
     return answer
+
+
+def _expected_tokens(request: AnalysisRequest) -> int:
+    """Estimate what a call takes from the quota of tokens; what it really took replaces it afterwards."""
+    return _EXPECTED_TOKENS + len(request.content.model_dump_json()) // 3 + _TOKENS_PER_IMAGE * len(request.images)
 
 
 def _record(database: Database, spender: Spender, *, usage: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ def run(context: StageContext) -> StageResult:
             analyzer,
             request,
             database=context.database,
+            config=context.config,
             spender=answers.Spender(workflow_id=context.workflow_id, stage=context.stage.value),
             cancellation=context.cancellation,
             patience=context.config.processing_timeout * _SHARE_OF_TIMEOUT,

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from squorflow.errors import DataError, NetworkError, RateLimitError, StageError
+from squorflow.errors import CircuitOpen, DataError, NetworkError, RateLimitError, StageError
 from squorflow.postgres.queries import load
 from squorflow.products.facts import ProductContent
 from squorflow.products.images import FetchedImage
+from squorflow.recovery import dependency
 from squorflow.stages.context import JsonObject, StageContext, StageResult
 from squorflow.states import Stage
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 ATTEMPTS_PER_ADDRESS = 2
 _SHARE_OF_TIMEOUT = 0.5
 """Part of the stage's time after which no further address is tried."""
-_SILENT = frozenset({"image_unreachable", "image_timeout"})
+_SILENT = frozenset({"circuit_open", "image_unreachable", "image_timeout"})
 """Errors after which the same host is not asked for this product's other images."""
 
 
@@ -40,7 +41,7 @@ class _Outcome:
 
     stored: list[JsonObject] = field(default_factory=list)
     unusable: list[JsonObject] = field(default_factory=list)
-    temporary: NetworkError | RateLimitError | None = None
+    temporary: CircuitOpen | NetworkError | RateLimitError | None = None
     """The last error that may be over the next time."""
 
 
@@ -81,7 +82,7 @@ def _fetch_all(context: StageContext, addresses: Iterable[str]) -> _Outcome:
         try:
             _check_worth_trying(host, silent_hosts=silent_hosts, deadline=deadline)
             image = _fetch(context, url)
-        except (DataError, NetworkError, RateLimitError) as error:
+        except (CircuitOpen, DataError, NetworkError, RateLimitError) as error:
             outcome.unusable.append({"url": url, "position": position, "status": "unusable", "reason": str(error)})
             if not isinstance(error, DataError):
                 outcome.temporary = error
@@ -100,6 +101,15 @@ def _check_worth_trying(host: str, *, silent_hosts: Container[str], deadline: fl
 
 
 def _fetch(context: StageContext, url: str) -> FetchedImage:
+    """Fetch one image, unless its host has failed too often of late."""
+    host = urlsplit(url).hostname
+    if host is None:
+        return _try_twice(context, url)
+    with dependency.calling(context.database, f"images:{host}", config=context.config):
+        return _try_twice(context, url)
+
+
+def _try_twice(context: StageContext, url: str) -> FetchedImage:
     """Fetch one image; an error that may be over soon gets a second attempt after a pause."""
     fetcher = context.clients.image_fetcher
     for _ in range(ATTEMPTS_PER_ADDRESS - 1):
