@@ -16,6 +16,7 @@ import click
 from squorflow.cli.actions import cancel, deadletter, retry, suspend
 from squorflow.cli.drain import drain
 from squorflow.cli.intake import enqueue
+from squorflow.cli.limits import limits
 from squorflow.cli.output import printable
 from squorflow.cli.reading import history, list_, search, status
 from squorflow.cli.remake import reprocess, rescore
@@ -99,6 +100,7 @@ for verb in (
     cancel,
     suspend,
     deadletter,
+    limits,
     rescore,
     reprocess,
     audit,
