@@ -42,7 +42,7 @@ class _Outcome:
     stored: list[JsonObject] = field(default_factory=list)
     unusable: list[JsonObject] = field(default_factory=list)
     temporary: CircuitOpen | NetworkError | RateLimitError | None = None
-    """The last error that may be over the next time."""
+    """The open breaker, else the last error that may be over the next time."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -84,7 +84,8 @@ def _fetch_all(context: StageContext, addresses: Iterable[str]) -> _Outcome:
             image = _fetch(context, url)
         except (CircuitOpen, DataError, NetworkError, RateLimitError) as error:
             outcome.unusable.append({"url": url, "position": position, "status": "unusable", "reason": str(error)})
-            if not isinstance(error, DataError):
+            # An open breaker costs no try, so what follows from it does not take its place.
+            if not isinstance(error, DataError) and not isinstance(outcome.temporary, CircuitOpen):
                 outcome.temporary = error
             if error.code in _SILENT:
                 silent_hosts.add(host)
