@@ -17,6 +17,7 @@ from support.gemini_answers import EMPTY
 CONTENT = ProductContent(
     name="Kóla", ingredients_text="Víz, cukor, aszpartám, E330. Free from soy.", labels=("Vegan",), description="Fresh"
 )
+BARE = ProductContent(name="Cola", category="Drinks")
 TABLE = {"energy_kcal": 42, "fat_g": 0, "carbohydrate_g": 10.6, "sugar_g": 10.6, "protein_g": 0}
 
 
@@ -83,17 +84,17 @@ def test_nothing_is_seen_in_a_picture_that_was_not_shown() -> None:
 
 
 def test_a_picture_gives_the_ingredients_of_a_page_that_has_none() -> None:
-    bare = ProductContent(name="Cola", category="Drinks")
-    analysis = believed(bare, image_ingredients="Water, sugar, colour E102").analysis
+    analysis = believed(BARE, image_ingredients="Water, sugar, colour E102").analysis
     assert [one.text for one in analysis.ingredients][:2] == ["Water", "sugar"]
     assert {one.evidence.source for one in analysis.substances} == {"image"}
-    assert believed(bare, images=0, image_ingredients="Water").analysis.ingredients == ()
+    assert believed(BARE, images=0, image_ingredients="Water").analysis.ingredients == ()
     assert believed(image_ingredients="Water").analysis.ingredients == analyze_content(CONTENT).ingredients
 
 
 def test_a_picture_gives_the_nutrition_of_a_page_that_has_none() -> None:
-    assert float(believed(image_nutrition=TABLE).analysis.nutrition.sugar_g or 0) == 10.6
-    assert believed(images=0, image_nutrition=TABLE).analysis.nutrition.is_empty()
+    assert float(believed(BARE, image_nutrition=TABLE).analysis.nutrition.sugar_g or 0) == 10.6
+    assert believed(BARE, images=0, image_nutrition=TABLE).analysis.nutrition.is_empty()
+    assert believed(image_nutrition=TABLE).analysis.nutrition.is_empty()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_a_picture_gives_the_nutrition_of_a_page_that_has_none() -> None:
     ids=str,
 )
 def test_a_table_that_does_not_add_up_is_not_believed(wrong: dict[str, Any]) -> None:
-    assert believed(image_nutrition=TABLE | wrong).analysis.nutrition.is_empty()
+    assert believed(BARE, image_nutrition=TABLE | wrong).analysis.nutrition.is_empty()
 
 
 def test_confidence_is_at_most_a_little_above_what_there_was_to_read() -> None:

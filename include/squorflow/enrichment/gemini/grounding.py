@@ -3,8 +3,8 @@
 The rules of `offline` are the floor: what they read stays, whatever the model says or leaves out. The model adds to it:
 
 - from the page's text, only with words that stand there, and never a certificate or claim (rules read those);
-- from photos, the ingredient list and nutrition where the page has none. Certificates, claims and declared allergens
-  that only a photo shows are kept, marked with the source `image`, and do not count for the score.
+- from photos, the ingredient list and nutrition of a page that lists no ingredients itself. Certificates, claims and
+  declared allergens that only a photo shows are kept, marked with the source `image`, and do not count for the score.
 
 So a listing that talks the model round can lower its score, not raise it. Owns belief; form is `reading`.
 """
@@ -53,7 +53,9 @@ class Grounded:
 
 def ground(reading: GeminiReading, content: ProductContent, *, images: int) -> Grounded:
     """Return what can be believed of a reading; `images` is how many the model was shown."""
-    floor = _floor(reading, content, images=images)
+    by_rules = analyze_content(content)
+    is_silent = bool(images) and not content.ingredients_text and not by_rules.ingredients
+    floor = _copied_from_photos(reading, content, by_rules) if is_silent else by_rules
     page = _Page(content, images=images)
     substances = [*floor.substances, *_substances(reading.substances, page)]
     listed = [*floor.allergens, *_allergens(reading.allergens, page, modes=_AMONG_INGREDIENTS)]
@@ -84,18 +86,17 @@ def ground(reading: GeminiReading, content: ProductContent, *, images: int) -> G
         may_contain=_once(traces, "allergen", at_most=100),
         certifications=_once(certifications, "certification", at_most=100),
         claims=_once(claims, "claim", at_most=200),
-        nutrition=_nutrition(reading.image_nutrition, content, floor, images=images),
+        nutrition=_nutrition_in_photos(reading.image_nutrition, content, floor) if is_silent else floor.nutrition,
         confidence=round(min(reading.confidence, floor.confidence + _MOST_SURER), 3),
     )
     return Grounded(analysis=analysis, dropped=page.dropped)
 
 
-def _floor(reading: GeminiReading, content: ProductContent, *, images: int) -> Analysis:
-    """Return what the rules read: on the page, or, where it lists no ingredients, in the list copied from photos."""
-    floor = analyze_content(content)
+def _copied_from_photos(reading: GeminiReading, content: ProductContent, by_rules: Analysis) -> Analysis:
+    """Return what the rules read with the list copied from photos in the place of the page's, if there is one."""
     copied = lines(reading.image_ingredients or "")
-    if floor.ingredients or content.ingredients_text or not copied or not images:
-        return floor
+    if not copied:
+        return by_rules
     read = analyze_content(content.model_copy(update={"ingredients_text": copied}))
     return read.model_copy(
         update={
@@ -227,9 +228,9 @@ def _once(findings: Sequence[Finding], key: str, *, at_most: int) -> tuple[Findi
     return tuple(kept.values())[:at_most]
 
 
-def _nutrition(said: SaidNutrition | None, content: ProductContent, floor: Analysis, *, images: int) -> Nutrition:
+def _nutrition_in_photos(said: SaidNutrition | None, content: ProductContent, floor: Analysis) -> Nutrition:
     """Return what the text states; where page and text state nothing, what the photos show, if it can be."""
-    if not floor.nutrition.is_empty() or not content.nutrition.is_empty() or said is None or not images:
+    if not floor.nutrition.is_empty() or not content.nutrition.is_empty() or said is None:
         return floor.nutrition
     if not _adds_up(said):
         return Nutrition()
