@@ -10,11 +10,11 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from squorflow.airflow import preload
+from squorflow.airflow import listener, preload
 
 
 class SquorflowPlugin(AirflowPlugin):
     """What squorflow adds to Airflow beside its DAGs."""
 
     name = "squorflow"
-    listeners: list[Any] = [preload]  # noqa: RUF012 - Airflow declares it so
+    listeners: list[Any] = [preload, listener]  # noqa: RUF012 - Airflow declares it so

@@ -76,4 +76,10 @@ def test_a_dag_file_leaves_the_engine_alone(load: str, tmp_path: Path) -> None:
 
 def test_the_plugin_adds_only_itself(tmp_path: Path) -> None:
     ours = {name for name in added_by(LOAD_PLUGIN, tmp_path) if name.startswith("squorflow")}
-    assert ours == {"squorflow", "squorflow.airflow", "squorflow.airflow.preload", "squorflow.plugin"}
+    assert ours == {
+        "squorflow",
+        "squorflow.airflow",
+        "squorflow.airflow.listener",
+        "squorflow.airflow.preload",
+        "squorflow.plugin",
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any
@@ -74,8 +75,13 @@ def test_the_stage_runs_as_the_run_and_task_it_belongs_to(
     assert seen["manual"] is False
 
 
-def test_a_cleared_stage_runs_as_asked_for_by_a_person(
-    operator: StageOperator, answer_with: Callable[[Answer], None]
+@pytest.mark.parametrize("asked_for", [True, False], ids=["by a person", "by a mark of another product"])
+def test_a_cleared_stage_runs_as_asked_for_only_where_a_person_cleared_it(
+    operator: StageOperator,
+    answer_with: Callable[[Answer], None],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    asked_for: bool,
 ) -> None:
     seen: dict[str, Any] = {}
 
@@ -84,8 +90,17 @@ def test_a_cleared_stage_runs_as_asked_for_by_a_person(
         return StageOutcome(status="done", summary="scored", seconds=0.1)
 
     answer_with(answer)
+    monkeypatch.setattr("squorflow.workflow.marks.was_unasked", lambda *_, **__: not asked_for)
+    monkeypatch.setattr(database, "get_database", Transactions)
     execute(operator, make_context(try_number=2, max_tries=1_001))
-    assert seen["manual"] is True
+    assert seen["manual"] is asked_for
+
+
+class Transactions:
+    """A database whose transactions nobody looks into."""
+
+    def begin(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def test_a_stage_that_was_done_before_succeeds(operator: StageOperator, answer_with: Callable[[Answer], None]) -> None:
@@ -270,13 +285,13 @@ def test_a_products_name_is_never_rendered_as_a_template() -> None:
 
 @pytest.mark.parametrize(
     ("try_number", "max_tries", "clear_number", "cleared"),
-    [(1, 1_000, 0, False), (2, 1_000, 0, False), (2, 1_001, 0, True), (3, 1_001, 0, False), (1, 1_000, 1, True)],
+    [(1, 1_000, 0, False), (2, 1_000, 0, False), (2, 1_001, 0, True), (3, 1_001, 0, False), (1, 1_000, 1, False)],
     ids=[
         "first try",
         "retry",
         "cleared after one try",
         "retry after a clear",
-        "run cleared before the task's first try",
+        "first try after another task of the run was cleared",
     ],
 )
 def test_a_clear_is_told_from_a_retry(*, try_number: int, max_tries: int, clear_number: int, cleared: bool) -> None:

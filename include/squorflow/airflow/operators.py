@@ -25,6 +25,7 @@ from squorflow.states import Stage
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from squorflow.postgres.database import Database
     from squorflow.recovery.policy import Decision
     from squorflow.stages import StageOutcome
     from squorflow.stages.context import Cancellation, Clients
@@ -124,13 +125,18 @@ class StageOperator(BaseOperator):
 
         config = get_config()
         task_instance = context["ti"]
+        database = get_database()
+        owner = str(RunOwner.of(context, instance=config.instance))
+        manual = was_cleared_by_hand(context) and _was_asked_for(
+            database, owner=owner, stage=self.stage, task_instance=task_instance
+        )
         self._cancellation = Cancellation()
         try:
             return run_stage(
-                get_database(),
+                database,
                 workflow_id=UUID(self.workflow_id),
                 stage=self.stage,
-                owner=str(RunOwner.of(context, instance=config.instance)),
+                owner=owner,
                 actor=actor_name(task_instance),
                 config=config,
                 clients=_clients(),
@@ -144,9 +150,9 @@ class StageOperator(BaseOperator):
 
 
 def was_cleared_by_hand(context: Context) -> bool:
-    """Say whether this try follows a person's clear: the first since it, of a task or run that was cleared before.
+    """Say whether this try is the first since somebody cleared the task, which had run before.
 
-    Airflow also clears other products' failed tasks when one task is marked, which looks the same here.
+    A clear of other tasks of the run says nothing about this one. `_was_asked_for` tells whom it was for.
     """
     task_instance = context["ti"]
     tries = tries_since_clear(
@@ -154,7 +160,16 @@ def was_cleared_by_hand(context: Context) -> bool:
         max_tries=task_instance.max_tries,
         retries=context["task"].retries or 0,
     )
-    return tries == 1 and (task_instance.try_number > 1 or bool(context["dag_run"].clear_number))
+    return tries == 1 and task_instance.try_number > 1
+
+
+def _was_asked_for(database: Database, *, owner: str, stage: Stage, task_instance: Any) -> bool:
+    """Say whether a person wanted this try: Airflow also clears failed tasks when another product's is marked."""
+    from squorflow.workflow.marks import StageTry, was_unasked
+
+    attempt = StageTry(map_index=task_instance.map_index, stage=stage, try_number=task_instance.try_number)
+    with database.begin() as connection:
+        return not was_unasked(connection, owner=owner, attempt=attempt)
 
 
 def make_label(product_name: str, *, workflow_id: UUID) -> str:
