@@ -11,6 +11,9 @@ its log who else has the product or when it returns; a *failed* one has used up 
 when more than `WORKFLOW_FAILURE_TOLERANCE` of the products ended failed, or when `pull` failed. It updates the asset
 `squorflow://products`, so that other DAGs can follow.
 
+A run starts when there is work (a trigger watches the queue) and by the clock as a safety net; an empty
+`WORKFLOW_SCHEDULE` means neither.
+
 Clear a failed product's stage to run it again from there. Several runs may be active at once: no product is ever in
 two of them.
 """
@@ -24,6 +27,7 @@ from airflow.sdk import Param, dag, task_group
 from squorflow.airflow.batch import PRODUCTS, CloseOperator, PullOperator
 from squorflow.airflow.operators import StageOperator
 from squorflow.airflow.ownership import PRODUCT_GROUP
+from squorflow.airflow.wake import make_schedule
 from squorflow.config import get_config
 from squorflow.states import Stage
 from squorflow.workflow.queue import LARGEST_CLAIM
@@ -58,7 +62,7 @@ PARAMS = {
 
 
 @dag(
-    schedule=CONFIG.schedule or None,
+    schedule=make_schedule(CONFIG.schedule),
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=4,

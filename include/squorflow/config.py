@@ -103,7 +103,10 @@ class WorkflowConfig(BaseSettings):
     )
     num_workers: int = Field(4, ge=1, le=64, description="in-process workers of `squorflow drain` and the orchestrator")
     batch_size: int = Field(100, ge=1, le=1024, description="products one DAG run takes from the queue")
-    schedule: str = Field("*/5 * * * *", description="cron expression of `product_workflow`; empty for none")
+    schedule: str = Field(
+        "*/5 * * * *",
+        description="cron expression of `product_workflow`, beside its start when work is due; empty for neither",
+    )
     maintenance_schedule: str = Field(
         "*/5 * * * *", description="cron expression of `workflow_maintenance`; empty for none"
     )

@@ -7,11 +7,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from airflow.sdk import Asset
+from airflow.sdk import Asset, AssetAll, AssetOrTimeSchedule, CronTriggerTimetable
 
 from squorflow.airflow.batch import PRODUCTS
 from squorflow.airflow.operators import StageOperator
 from squorflow.airflow.retry import AIRFLOW_RETRIES, WorkflowRetryPolicy
+from squorflow.airflow.wake import WORK, WorkDueTrigger
 from squorflow.config import WorkflowConfig
 from squorflow.stages import STAGE_MODULES
 from squorflow.states import STAGES, Stage
@@ -128,9 +129,21 @@ def test_it_survives_being_serialised(dag: DAG) -> None:
     assert all(back.task_dict[task_id].has_retry_policy for task_id in GROUP)
 
 
-def test_the_schedule_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_starts_when_work_is_due_and_by_the_clock_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKFLOW_SCHEDULE", "7 * * * *")
-    assert load_dag().schedule == "7 * * * *"
+    schedule = load_dag().schedule
+    assert isinstance(schedule, AssetOrTimeSchedule)
+    assert schedule.asset_condition == AssetAll(WORK)
+    assert isinstance(schedule.timetable, CronTriggerTimetable)
+    assert schedule.timetable.expression == "7 * * * *"
+
+
+def test_the_watcher_of_the_queue_can_be_made_again_from_what_is_stored() -> None:
+    from airflow.sdk.module_loading import import_string
+
+    (watcher,) = WORK.watchers
+    path, arguments = watcher.trigger.serialize()
+    assert isinstance(import_string(path)(**arguments), WorkDueTrigger)
 
 
 def test_an_empty_schedule_means_that_no_run_starts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

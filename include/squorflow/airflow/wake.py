@@ -1,0 +1,97 @@
+"""Starts `product_workflow` when work is due: the trigger that lives in the triggerer, and the schedule that hears it.
+
+Owns how long it waits and what happens when Postgres goes away. When work is due, and when that is worth a run, is
+`squorflow.workflow.waking`. The cron half of the schedule covers what is missed while no triggerer runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+if TYPE_CHECKING:
+    from squorflow.postgres.database import Database
+    from squorflow.workflow.waking import Bell, Restraint
+
+LOOK_EVERY_SECONDS = 10
+"""How often it looks though nobody rang: rings are lost, and retries fall due in silence."""
+
+BURST_SECONDS = 1.0
+"""Rings within this time of each other are one."""
+
+RECONNECT_SECONDS = 5.0
+
+
+class WorkDueTrigger(BaseEventTrigger):
+    """Yields an event when work is due that a run would find; looks every 10 s and whenever it rings."""
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Name the class; it takes everything from the environment."""
+        return (f"{type(self).__module__}.{type(self).__qualname__}", {})
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Watch for ever; Postgres may go away and come back."""
+        from squorflow.workflow.waking import Restraint
+
+        restraint = Restraint()
+        while True:
+            try:
+                async for event in self._watch(restraint):
+                    yield event
+            except Exception as error:  # Postgres is away or not set up; the cron half goes on meanwhile
+                self.log.warning("Cannot watch for work (%s); trying again in %s s.", error, RECONNECT_SECONDS)
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _watch(self, restraint: Restraint) -> AsyncIterator[TriggerEvent]:
+        from asgiref.sync import sync_to_async
+
+        from squorflow.workflow.waking import Bell
+
+        # The triggerer answers questions about connections only in the way of its own that asgiref knows.
+        database: Database = await sync_to_async(_open)()
+        with ExitStack() as stack:
+            stack.callback(database.close)
+            bell = await asyncio.to_thread(stack.enter_context, Bell.hung(database))
+            rung = False
+            while True:
+                if rung:
+                    await asyncio.to_thread(bell.drain, BURST_SECONDS)
+                look = await asyncio.to_thread(bell.look, since=restraint.since)
+                if restraint.allows(look, rung=rung):
+                    yield TriggerEvent({"due_at": look.at.isoformat()})  # type: ignore[no-untyped-call]  # Airflow's
+                rung = await _wait(bell)
+
+
+async def _wait(bell: Bell) -> bool:
+    """Wait until it rings (`True`) or it is time to look; in short steps, since a thread cannot be cancelled."""
+    for _ in range(LOOK_EVERY_SECONDS):
+        if await asyncio.to_thread(bell.wait, 1.0):
+            return True
+    return False
+
+
+def _open() -> Database:
+    from squorflow.config import get_config
+    from squorflow.postgres.database import Database
+
+    return Database.from_environment(get_config(), direct=True)
+
+
+WORK = Asset(
+    name="squorflow_work",
+    uri="squorflow://work",
+    watchers=[AssetWatcher(name="work_is_due", trigger=WorkDueTrigger())],  # type: ignore[no-untyped-call]  # Airflow's
+)
+"""The queue as something to wait for; its events say that a run would find work."""
+
+
+def make_schedule(cron: str) -> AssetOrTimeSchedule | None:
+    """Return a schedule that starts a run when work is due, and by the clock too; `None` where `cron` is empty."""
+    if not cron:
+        return None
+    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone="UTC"), assets=[WORK])

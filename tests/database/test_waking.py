@@ -1,0 +1,176 @@
+"""The bell on a real Postgres: who rings it, when there is work, and that bursts come as few wakes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from squorflow.airflow import wake
+from squorflow.airflow.wake import WorkDueTrigger
+from squorflow.postgres.database import Database
+from squorflow.states import WorkflowState
+from squorflow.workflow import queue, waking
+from squorflow.workflow.actions import PersonAction, act
+from squorflow.workflow.waking import Bell
+from support import workflows
+from support.workflows import OTHER_RUN, RUN, enqueue, hold_one, reach, rows
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def bell(database: Database) -> Iterator[Bell]:
+    with Bell.hung(database) as bell:
+        yield bell
+
+
+def is_due(bell: Bell) -> bool:
+    return bell.look(since=None).due
+
+
+def test_an_enqueued_batch_rings_once(database: Database, bell: Bell) -> None:
+    enqueue(database, count=50)
+    assert bell.wait(30)
+    assert not bell.wait(0.2)
+
+
+def test_a_batch_of_duplicates_does_not_ring(database: Database, bell: Bell) -> None:
+    item = queue.NewItem(url="https://shop.example/1", name="One", brand=None, crawler_data={}, dedupe_key=b"1")
+    for _ in range(2):
+        with database.begin() as connection:
+            queue.enqueue(connection, [item], actor="cli:test", max_retries=3)
+    assert bell.wait(30)
+    assert not bell.wait(0.2)
+
+
+def test_a_retry_by_hand_rings_and_a_refused_one_does_not(database: Database, bell: Bell) -> None:
+    with database.begin() as connection:
+        failed = reach(connection, WorkflowState.FAILED)
+        act(connection, PersonAction.RETRY, workflow_id=failed, actor="cli:anna", reason="again")
+    assert bell.wait(30)
+    with database.begin() as connection:
+        act(connection, PersonAction.CANCEL, workflow_id=failed, actor="cli:anna", reason="enough")
+    assert not bell.wait(0.2)
+
+
+def test_what_is_rolled_back_does_not_ring(database: Database, bell: Bell) -> None:
+    with database.engine.connect() as connection:
+        waking.announce(connection)
+        connection.rollback()
+    assert not bell.wait(0.2)
+
+
+def test_work_is_due_when_it_is_queued_and_nobodys(database: Database, bell: Bell) -> None:
+    assert not is_due(bell)
+    enqueue(database)
+    assert is_due(bell)
+    workflows.claim(database)
+    assert not is_due(bell)
+
+
+def test_a_retry_is_due_at_its_time_unless_its_run_will_make_it(database: Database, bell: Bell) -> None:
+    kept = hold_one(database)
+    workflows.fail(database, kept, action="retry", delay=timedelta(0))
+    later = hold_one(database, owner=OTHER_RUN)
+    workflows.fail(database, later, action="release", delay=timedelta(hours=1))
+    assert not is_due(bell)
+    now = hold_one(database, owner="airflow:airflow/product_workflow/run_3")
+    workflows.fail(database, now, action="release", delay=timedelta(0))
+    assert is_due(bell)
+
+
+def test_a_lease_that_ran_out_is_due_and_one_that_holds_is_not(database: Database, bell: Bell) -> None:
+    hold_one(database)
+    assert not is_due(bell)
+    rows(database, "UPDATE processing_queue SET lease_expires_at = clock_timestamp() - interval '1 s'")
+    assert is_due(bell)
+
+
+def test_a_claim_answers_a_wake_and_an_empty_one_is_told_from_a_fruitful_one(database: Database, bell: Bell) -> None:
+    def answers() -> tuple[bool, bool]:
+        look = bell.look(since=LONG_AGO)
+        return look.answered, look.fruitful
+
+    assert answers() == (False, False)
+    workflows.claim(database, owner=RUN)
+    assert answers() == (True, False)
+    enqueue(database)
+    workflows.claim(database, owner=OTHER_RUN)
+    assert answers() == (True, True)
+    assert not bell.look(since=bell.look(since=None).at).answered
+
+
+@pytest.fixture
+def trigger(database: Database, monkeypatch: pytest.MonkeyPatch) -> WorkDueTrigger:
+    """A trigger on the test's database that reconnects at once."""
+    monkeypatch.setattr(wake, "_open", lambda: Database(database.url))
+    monkeypatch.setattr(wake, "RECONNECT_SECONDS", 0.1)
+    return WorkDueTrigger()  # type: ignore[no-untyped-call]
+
+
+async def _count(trigger: WorkDueTrigger, *, until_quiet: float, then: list[Callable[[], object]]) -> int:
+    """Count events; after each quiet spell of `until_quiet` seconds do the next thing, and end after the last."""
+    events: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def listen() -> None:
+        stream: AsyncIterator[Any] = trigger.run()
+        async with aclosing(stream) as running:  # type: ignore[type-var]
+            async for event in running:
+                await events.put(event)
+
+    task = asyncio.create_task(listen())
+    seen = 0
+    steps = list(then)
+    while True:
+        try:
+            await asyncio.wait_for(events.get(), until_quiet)
+            seen += 1
+        except TimeoutError:
+            if not steps:
+                break
+            await asyncio.to_thread(steps.pop(0))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return seen
+
+
+def test_a_thousand_rings_become_few_events(database: Database, trigger: WorkDueTrigger) -> None:
+    def burst() -> None:
+        for number in range(1_000):
+            with database.begin() as connection:
+                if number == 0:
+                    workflows.create(connection)
+                    rows(connection, "UPDATE processing_queue SET workflow_state = 'queued'")
+                waking.announce(connection)
+
+    assert 1 <= asyncio.run(_count(trigger, until_quiet=3, then=[burst])) <= 3
+
+
+def test_it_survives_losing_its_connection_and_hears_what_comes_afterwards(
+    database: Database, trigger: WorkDueTrigger
+) -> None:
+    ended = []
+
+    def cut() -> None:
+        with database.session() as session:
+            ended.extend(
+                session.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%AS at,%'"
+                    )
+                ).scalars()
+            )
+
+    def add() -> None:
+        enqueue(database)
+
+    assert asyncio.run(_count(trigger, until_quiet=3, then=[cut, add])) == 1
+    assert True in ended
