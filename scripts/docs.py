@@ -1,15 +1,17 @@
-"""Writes the generated parts of the README from the code: `make docs`. With `--check` it only says what is out of date.
+"""Writes the generated parts of the documents from code and test data: `make docs`. `--check` only says what is stale.
 
 A generated part stands between `<!-- generated: name -->` and `<!-- end: name -->`; everything else is written by hand.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
@@ -18,7 +20,8 @@ from squorflow.config import WorkflowConfig
 from squorflow.states import INITIAL_STATE, TERMINAL_STATES, TRANSITIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md",)
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "security.md")
+REFUSED = ROOT / "tests" / "data" / "refused_addresses.jsonl"
 
 
 def state_diagram() -> str:
@@ -55,7 +58,31 @@ def configuration_table() -> str:
     return "\n".join(lines)
 
 
-PARTS: dict[str, Callable[[], str]] = {"states": state_diagram, "configuration": configuration_table}
+def _as_code(text: str) -> str:
+    """Return text as Markdown code that survives a table, with what does not print spelt out."""
+    spelt = "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text)
+    return f"`` {spelt.replace('|', chr(92) + '|')} ``" if "`" in spelt else f"`{spelt.replace('|', chr(92) + '|')}`"
+
+
+def refused_table() -> str:
+    """Return the address forms that the tests try, by kind, with one example of each."""
+    forms = [json.loads(line) for line in REFUSED.read_text(encoding="utf-8").splitlines()]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for form in forms:
+        groups.setdefault(form["group"], []).append(form)
+    lines = ["| kind | forms tried | for example | refused because |", "| --- | --: | --- | --- |"]
+    lines += [
+        f"| {group} | {len(tried)} | {_as_code(tried[0]['url'][:80])} | {tried[0]['refused']} |"
+        for group, tried in groups.items()
+    ]
+    return "\n".join([*lines, f"| **all** | **{len(forms)}** | | |"])
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "states": state_diagram,
+    "configuration": configuration_table,
+    "refused": refused_table,
+}
 
 
 def render(text: str) -> str:

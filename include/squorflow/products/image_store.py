@@ -101,11 +101,13 @@ def _remote(root: str) -> ObjectStoragePath:
     from airflow.sdk import ObjectStoragePath
 
     try:
-        return ObjectStoragePath(root)
-    except ValueError as error:
+        place = ObjectStoragePath(root)
+        place.fs  # noqa: B018 - a kind that Airflow knows by name is imported only here
+    except (ValueError, ImportError) as error:
         raise ConfigurationError(
             f"WORKFLOW_IMAGE_STORE={root} names a kind of store that is not installed. Install its Airflow provider."
         ) from error
+    return place
 
 
 def _put_file(content: bytes, *, path: Path) -> None:
