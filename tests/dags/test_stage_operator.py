@@ -24,6 +24,7 @@ from squorflow.postgres import database
 from squorflow.recovery.policy import Action, Decision
 from squorflow.stages import StageFailed, StageOutcome, StageSkipped, StageWaiting
 from squorflow.states import Stage
+from squorflow.workflow import marks
 from support.airflow_runs import RUN, execute, make_context
 
 WORKFLOW_ID = UUID("0190f3a2-0000-7000-8000-000000000001")
@@ -41,7 +42,8 @@ def operator() -> StageOperator:
 @pytest.fixture
 def answer_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
     """Return a function that sets what `run_stage` does."""
-    monkeypatch.setattr(database, "get_database", object)
+    monkeypatch.setattr(database, "get_database", Transactions)
+    monkeypatch.setattr(marks, "was_unasked", lambda *_, **__: False)
     monkeypatch.setattr(operators, "_clients", object)
     return lambda answer: monkeypatch.setattr(stages, "run_stage", answer)
 
@@ -90,8 +92,7 @@ def test_a_cleared_stage_runs_as_asked_for_only_where_a_person_cleared_it(
         return StageOutcome(status="done", summary="scored", seconds=0.1)
 
     answer_with(answer)
-    monkeypatch.setattr("squorflow.workflow.marks.was_unasked", lambda *_, **__: not asked_for)
-    monkeypatch.setattr(database, "get_database", Transactions)
+    monkeypatch.setattr(marks, "was_unasked", lambda *_, **__: not asked_for)
     execute(operator, make_context(try_number=2, max_tries=1_001))
     assert seen["manual"] is asked_for
 

@@ -127,9 +127,7 @@ class StageOperator(BaseOperator):
         task_instance = context["ti"]
         database = get_database()
         owner = str(RunOwner.of(context, instance=config.instance))
-        manual = was_cleared_by_hand(context) and _was_asked_for(
-            database, owner=owner, stage=self.stage, task_instance=task_instance
-        )
+        manual = manual and _was_asked_for(database, owner=owner, stage=self.stage, task_instance=task_instance)
         self._cancellation = Cancellation()
         try:
             return run_stage(
