@@ -325,7 +325,7 @@ def test_a_product_with_text_goes_on_without_images_and_keeps_the_reasons(
         server.serve("/gone.png", Answer(status=404)),
         server.serve("/broken.png", Answer(status=500)),
         server.serve("/busy.png", Answer(status=429)),
-        "https://elsewhere.example/a.png",
+        "http://192.0.2.1/a.png",
     ]
     output = workshop.fetch_images(discovered(workshop, *urls))
     assert output["images"] == []
