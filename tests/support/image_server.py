@@ -1,6 +1,6 @@
 """A small web server on a real socket that serves images well and badly, and remembers what it was asked.
 
-Extend it by another `Answer`; nothing in it knows squorflow.
+Extend it by another `Answer`; nothing in it knows squorflow. What attackers send is `hostile_images`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Answer:
     """One scripted answer.
 
     `declared_length` overrides Content-Length (more than is sent: a truncated body; `None` for none at all). `drip`
-    sends the body byte by byte until the client hangs up or the server stops; `raw` sends the body without status line
-    and headers, so it may hold its own; `silent` never answers.
+    sends the body byte by byte, `endless` again and again, until the client hangs up or the server stops; `raw` sends
+    the body without status line and headers, so it may hold its own; `silent` never answers.
     """
 
     status: int = 200
@@ -38,6 +38,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     declared_length: int | None = -1
     drip: bool = False
+    endless: bool = False
     raw: bool = False
     silent: bool = False
 
@@ -123,6 +124,8 @@ def _send(handler: BaseHTTPRequestHandler, answer: Answer, *, stopping: threadin
         handler.end_headers()
     if not answer.drip:
         handler.wfile.write(answer.body)
+        while answer.endless and not stopping.is_set():
+            handler.wfile.write(answer.body)
         return
     for byte in answer.body:
         handler.wfile.write(bytes([byte]))

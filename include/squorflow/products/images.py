@@ -1,7 +1,7 @@
 """Product images: fetched within limits, recognised by content, stripped of metadata, stored once by SHA-256.
 
-Owns bytes and pixels. Which addresses may be fetched at all is `addresses`; how often an address is tried, and what a
-product does without images, is the image_fetch stage.
+Owns the fetch of one image. Which addresses may be fetched at all is `addresses`, what is done with the bytes
+`pictures`; how often an address is tried, and what a product does without images, is the image_fetch stage.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from squorflow.errors import DataError, NetworkError, RateLimitError
 from squorflow.products.addresses import Address, admit, web_address
 from squorflow.products.image_store import ImageStore, StoredImage
 from squorflow.products.outside import CONNECT_TIMEOUT, READ_TIMEOUT, TOTAL_TIMEOUT, outside_client
-from squorflow.products.pictures import CleanImage, clean_image
+from squorflow.products.picture_process import clean_apart
+from squorflow.products.pictures import clean_image
 
 if TYPE_CHECKING:
     import httpx
@@ -103,9 +104,10 @@ class ImageFetcher:
         """
         address = admit(url, allow=self._allow)
         cancellation.check()
-        raw = self._bundled(address.bundled_name) if address.bundled_name else self._download(address, cancellation)
-        cancellation.check()
-        image: CleanImage = clean_image(raw)
+        if address.bundled_name:
+            image = clean_image(self._bundled(address.bundled_name))
+        else:
+            image = clean_apart(self._download(address, cancellation), check=cancellation.check)
         return FetchedImage(
             url=url,
             content=image.content,

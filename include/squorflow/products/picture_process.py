@@ -1,0 +1,112 @@
+"""Strangers' pictures, decoded in a process of their own: one at a time, with a limit on memory and on time.
+
+Owns that process. A few hundred bytes can ask a decoder for gigabytes (an AVIF whose frame is larger than it says) or
+for hours (a JPEG of ten thousand scans), in C, where no check of ours reaches, and decoders have had holes. So the
+process gets no environment, no open file but its pipes, and ends with its picture. What is done to a picture is
+`pictures`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+
+from squorflow.errors import DataError
+from squorflow.products.pictures import CleanImage, clean_image
+
+MEMORY_MEBIBYTES = 200
+"""What the process may allocate, itself included; a stage of its own size 100 stays under 300."""
+CPU_SECONDS = 10
+_WALL_SECONDS = 60
+"""For a machine that is too busy to give it its CPU seconds."""
+_MAX_CLEAN_BYTES = 20 * 1024 * 1024
+_LOOK_SECONDS = 0.2
+
+_START = "import sys; sys.path[:] = sys.argv[1:]; from squorflow.products.picture_process import work; work()"
+
+_turn = threading.Lock()
+"""Held while a picture is decoded: parallel fetches share one process' worth of memory."""
+
+
+def clean_apart(raw: bytes, *, check: Callable[[], None]) -> CleanImage:
+    """Do `pictures.clean_image` in a process of its own.
+
+    `check` is called several times a second and ends the process by what it raises. Raises `DataError` as `clean_image`
+    does, and for what takes too much memory or time (`image_too_large`) or makes the decoder crash (`not_an_image`).
+    """
+    while not _turn.acquire(timeout=_LOOK_SECONDS):
+        check()
+    try:
+        check()
+        status, answer = _run(raw, check=check)
+    finally:
+        _turn.release()
+    head, _, content = answer.partition(b"\n")
+    if status != 0 or not head:
+        raise _died(status)
+    said = json.loads(head)
+    if "error" in said:
+        raise DataError(said["error"], code=said["code"])
+    return CleanImage(content=content, **said)
+
+
+def _run(raw: bytes, *, check: Callable[[], None]) -> tuple[int, bytes]:
+    """Return the exit status and what was answered."""
+    command = [sys.executable, "-I", "-c", _START, *sys.path]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(  # noqa: S603 - our own module
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env={}
+    ) as process:
+        given: bytes | None = raw
+        try:
+            for _ in range(round(_WALL_SECONDS / _LOOK_SECONDS)):
+                try:
+                    answer, _nothing = process.communicate(given, timeout=_LOOK_SECONDS)
+                except subprocess.TimeoutExpired:
+                    given = None
+                    check()
+                else:
+                    return process.returncode, answer
+        finally:
+            process.kill()
+    return process.returncode, b""
+
+
+def _died(status: int) -> DataError:
+    import signal
+
+    if -status in {signal.SIGKILL, signal.SIGXCPU}:
+        return DataError(f"the image took more than {CPU_SECONDS} s to decode", code="image_too_large")
+    return DataError("the image cannot be decoded: the decoder crashed", code="not_an_image")
+
+
+def work() -> None:
+    """Be that process: read a picture, answer one line of JSON and the clean picture."""
+    import resource
+
+    limit = MEMORY_MEBIBYTES * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    said, content = _answer(sys.stdin.buffer.read())
+    sys.stdout.buffer.write(json.dumps(said).encode() + b"\n")
+    sys.stdout.buffer.write(content)
+
+
+def _answer(raw: bytes) -> tuple[dict[str, object], bytes]:
+    too_large = f"the image takes more than {MEMORY_MEBIBYTES} MiB of memory to decode"
+    try:
+        image = clean_image(raw)
+    except DataError as error:
+        return {"error": str(error), "code": error.code}, b""
+    except (MemoryError, OSError):
+        # Encoders answer OSError when they get no memory.
+        return {"error": too_large, "code": "image_too_large"}, b""
+    if len(image.content) > _MAX_CLEAN_BYTES:
+        return {"error": f"the image is larger than {_MAX_CLEAN_BYTES:,} bytes", "code": "image_too_large"}, b""
+    said = asdict(image)
+    return said, said.pop("content")
