@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import CircuitOpen, NetworkError
+from squorflow.errors import CircuitOpen, DataError, NetworkError
 from squorflow.postgres.database import Database
 from squorflow.products.facts import ProductContent
 from squorflow.recovery import breakers
@@ -19,8 +19,10 @@ from squorflow.stages.context import Cancellation, Clients, StageContext
 from squorflow.states import Stage
 
 
-def _fetching(database: Database, config: WorkflowConfig, *, text: str) -> tuple[StageContext, list[str]]:
-    """Return the context of an image_fetch whose image host answers nothing but is never to be asked."""
+def _fetching(
+    database: Database, config: WorkflowConfig, *, text: str, recovered: bool = False
+) -> tuple[StageContext, list[str]]:
+    """Return the context of an image_fetch and what it asked for; its host has nothing, or is silent as well."""
     asked: list[str] = []
 
     class Fetcher:
@@ -29,6 +31,8 @@ def _fetching(database: Database, config: WorkflowConfig, *, text: str) -> tuple
         def fetch(self, url: str, *, cancellation: Cancellation) -> Any:
             del cancellation
             asked.append(url)
+            if recovered:
+                raise DataError("the image's host answered 404", code="image_missing")
             raise NetworkError("shop.example cannot be reached", code="image_unreachable")
 
     context = StageContext(
@@ -80,3 +84,13 @@ def test_a_product_without_text_waits_for_the_probe(opened: Database, config: Wo
     with pytest.raises(CircuitOpen):
         image_fetch.run(context)
     assert asked == []
+
+
+def test_the_images_of_a_host_that_has_recovered_all_wait_for_its_probe(
+    database: Database, config: WorkflowConfig
+) -> None:
+    failed = breakers.admit(database, "images:shop.example")
+    breakers.fail(database, failed, error="away", pause=timedelta(0), at_once=True, config=config)
+    context, asked = _fetching(database, config, text="Water, sugar", recovered=True)
+    assert image_fetch.run(context).summary == "0 images stored, 2 unusable"
+    assert asked == ["https://shop.example/1.png", "https://shop.example/2.png"]
