@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -156,7 +159,20 @@ def test_a_redirect_to_what_is_no_web_address_is_refused(
     assert caught.value.code in {"image_redirect", "bad_address"}
 
 
-def test_a_picture_that_is_being_decoded_is_let_go_when_the_stage_is_to_stop(attacks: dict[str, Answer]) -> None:
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Iterator[Callable[[bytes], BinaryIO]]:
+    with ExitStack() as stack:
+
+        def place(body: bytes) -> BinaryIO:
+            (tmp_path / "picture").write_bytes(body)
+            return stack.enter_context((tmp_path / "picture").open("rb"))
+
+        yield place
+
+
+def test_a_picture_that_is_being_decoded_is_let_go_when_the_stage_is_to_stop(
+    attacks: dict[str, Answer], on_disk: Callable[[bytes], BinaryIO]
+) -> None:
     cancellation = Cancellation()
     asked = 0
 
@@ -168,16 +184,18 @@ def test_a_picture_that_is_being_decoded_is_let_go_when_the_stage_is_to_stop(att
         cancellation.check()
 
     with pytest.raises(Cancelled):
-        clean_apart(attacks["10,000 scans"].body, check=check)
+        clean_apart(on_disk(attacks["10,000 scans"].body), check=check)
     assert asked == 3
-    assert clean_apart(picture(), check=Cancellation().check).width == 64
+    assert clean_apart(on_disk(picture()), check=Cancellation().check).width == 64
 
 
 @pytest.mark.parametrize(
     ("kind", "size", "options"),
     [("JPEG", (7_296, 5_472), {}), ("JPEG", (7_296, 5_472), {"progressive": True}), ("WEBP", (3_200, 2_500), {})],
 )
-def test_the_largest_admitted_picture_fits(kind: str, size: tuple[int, int], options: dict[str, bool]) -> None:
-    image = clean_apart(picture(kind, size=size, **options), check=Cancellation().check)
+def test_the_largest_admitted_picture_fits(
+    on_disk: Callable[[bytes], BinaryIO], kind: str, size: tuple[int, int], options: dict[str, bool]
+) -> None:
+    image = clean_apart(on_disk(picture(kind, size=size, **options)), check=Cancellation().check)
     divisor = 2 if kind == "JPEG" else 1
     assert (image.width, image.height) == (size[0] // divisor, size[1] // divisor)

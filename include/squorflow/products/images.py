@@ -16,8 +16,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from importlib.resources import files
-from io import BytesIO
-from typing import TYPE_CHECKING, Protocol
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import urljoin
 
 from squorflow.config import WorkflowConfig
@@ -107,7 +107,9 @@ class ImageFetcher:
         if address.bundled_name:
             image = clean_image(self._bundled(address.bundled_name))
         else:
-            image = clean_apart(self._download(address, cancellation), check=cancellation.check)
+            with TemporaryFile() as body:
+                self._download(address, cancellation, body=body)
+                image = clean_apart(body, check=cancellation.check)
         return FetchedImage(
             url=url,
             content=image.content,
@@ -138,17 +140,17 @@ class ImageFetcher:
             raise DataError(f"there is no bundled image called {name}", code="image_missing")
         return path.read_bytes()
 
-    def _download(self, address: Address, cancellation: CancelCheck) -> bytes:
+    def _download(self, address: Address, cancellation: CancelCheck, *, body: BinaryIO) -> None:
         """Follow the address to an image; every hop is admitted, looked up and checked like the first."""
         deadline = time.monotonic() + self._limits.total_timeout.total_seconds()
         asked: list[str] = []
         while True:
             cancellation.check()
             asked.append(address.url)
-            answer = self._ask(address, cancellation, seconds=deadline - time.monotonic())
-            if isinstance(answer, bytes):
-                return answer
-            address = admit(answer.target, allow=self._allow)
+            target = self._ask(address, cancellation, body=body, seconds=deadline - time.monotonic())
+            if target is None:
+                return
+            address = admit(target, allow=self._allow)
             if address.url in asked:
                 raise DataError("the address redirects in a circle", code="image_redirect")
             if len(asked) > self._limits.max_redirects:
@@ -156,8 +158,8 @@ class ImageFetcher:
                     f"the address redirects more than {self._limits.max_redirects} times", code="image_redirect"
                 )
 
-    def _ask(self, address: Address, cancellation: CancelCheck, *, seconds: float) -> bytes | _Redirect:
-        body = BytesIO()
+    def _ask(self, address: Address, cancellation: CancelCheck, *, body: BinaryIO, seconds: float) -> str | None:
+        """Write what is answered to `body`, or return the address it redirects to; nothing is checked about that."""
         with (
             _network_errors(address.host),
             self._client.stream(
@@ -168,21 +170,14 @@ class ImageFetcher:
             ) as response,
         ):
             if response.is_redirect:
-                return _Redirect(target=redirect_target(response.headers.get("Location", ""), source=address.url))
+                return redirect_target(response.headers.get("Location", ""), source=address.url)
             _check_answer(response, max_bytes=self._limits.max_bytes)
             for chunk in response.iter_raw():
                 cancellation.check()
                 body.write(chunk)
                 if body.tell() > self._limits.max_bytes:
                     raise _too_large(self._limits.max_bytes)
-        return body.getvalue()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Redirect:
-    """An answer that names another address; nothing has been checked about it yet."""
-
-    target: str
+        return None
 
 
 def redirect_target(location: str, *, source: str) -> str:

@@ -2,8 +2,8 @@
 
 Owns that process. A few hundred bytes can ask a decoder for gigabytes (an AVIF whose frame is larger than it says) or
 for hours (a JPEG of ten thousand scans), in C, where no check of ours reaches, and decoders have had holes. So the
-process gets no environment, no open file but its pipes, and ends with its picture. What is done to a picture is
-`pictures`.
+process gets no environment, no open file but picture and answer, and ends with its picture. What is done to a
+picture is `pictures`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 from squorflow.errors import DataError
 from squorflow.products.pictures import CleanImage, clean_image
 
 MEMORY_MEBIBYTES = 200
-"""What the process may allocate, itself included; a stage of its own size 100 stays under 300."""
+"""What the process may allocate, itself included; a progressive JPEG of 40 megapixels needs 175."""
 CPU_SECONDS = 10
 _WALL_SECONDS = 60
 """For a machine that is too busy to give it its CPU seconds."""
@@ -32,8 +35,8 @@ _turn = threading.Lock()
 """Held while a picture is decoded: parallel fetches share one process' worth of memory."""
 
 
-def clean_apart(raw: bytes, *, check: Callable[[], None]) -> CleanImage:
-    """Do `pictures.clean_image` in a process of its own.
+def clean_apart(raw: BinaryIO, *, check: Callable[[], None]) -> CleanImage:
+    """Do `pictures.clean_image` in a process of its own; `raw` is a file on disk, read from its start.
 
     `check` is called several times a second and ends the process by what it raises. Raises `DataError` as `clean_image`
     does, and for what takes too much memory or time (`image_too_large`) or makes the decoder crash (`not_an_image`).
@@ -42,11 +45,14 @@ def clean_apart(raw: bytes, *, check: Callable[[], None]) -> CleanImage:
         check()
     try:
         check()
-        status, answer = _run(raw, check=check)
+        # Files, not pipes: the bytes of pictures that wait for each other take no memory of ours.
+        with TemporaryFile() as answer:
+            status = _run(raw, answer=answer, check=check)
+            answer.seek(0)
+            head, content = answer.readline(), answer.read()
     finally:
         _turn.release()
-    head, _, content = answer.partition(b"\n")
-    if status != 0 or not head:
+    if status != 0:
         raise _died(status)
     said = json.loads(head)
     if "error" in said:
@@ -54,26 +60,21 @@ def clean_apart(raw: bytes, *, check: Callable[[], None]) -> CleanImage:
     return CleanImage(content=content, **said)
 
 
-def _run(raw: bytes, *, check: Callable[[], None]) -> tuple[int, bytes]:
-    """Return the exit status and what was answered."""
+def _run(raw: BinaryIO, *, answer: BinaryIO, check: Callable[[], None]) -> int:
+    """Return the exit status."""
+    raw.seek(0)
     command = [sys.executable, "-I", "-c", _START, *sys.path]
-    pipe = subprocess.PIPE
     with subprocess.Popen(  # noqa: S603 - our own module
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env={}
+        command, stdin=raw, stdout=answer, stderr=subprocess.DEVNULL, env={}
     ) as process:
-        given: bytes | None = raw
         try:
             for _ in range(round(_WALL_SECONDS / _LOOK_SECONDS)):
-                try:
-                    answer, _nothing = process.communicate(given, timeout=_LOOK_SECONDS)
-                except subprocess.TimeoutExpired:
-                    given = None
-                    check()
-                else:
-                    return process.returncode, answer
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(timeout=_LOOK_SECONDS)
+                check()
         finally:
             process.kill()
-    return process.returncode, b""
+    return process.returncode
 
 
 def _died(status: int) -> DataError:
