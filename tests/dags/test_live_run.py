@@ -2,93 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from squorflow.airflow.exclusive import exclusive
-from squorflow.airflow.local import USER
-from squorflow.airflow.processes import Processes
-from squorflow.airflow.serve import HEALTH_PATH
+from support.airflow_api import DAG_RUNS, Api, running_airflow
 from support.airflow_runs import Installation, crawled, hopeless
 
-DAG_RUNS = "/api/v2/dags/product_workflow/dagRuns"
-COMPONENTS = (("api-server",), ("scheduler", "--skip-serve-logs"), ("dag-processor",))
 GOOD = [f"product {number}" for number in range(7)]
 EVIL = "{{ 1 / 0 }}"
-
-PATIENCE_SECONDS = 200
-
-
-class Api:
-    """Airflow's public API, as the browser of a signed-in person uses it."""
-
-    def __init__(self, installation: Installation, processes: Processes) -> None:
-        self._processes = processes
-        self._client = httpx.Client(base_url=installation.airflow.address, timeout=30, trust_env=False)
-        self._login = {"username": USER, "password": installation.airflow.password}
-
-    def sign_in(self) -> None:
-        """Wait until the api-server answers and the DAG is known."""
-        self.wait_for(self._is_up)
-        token = self._client.post("/auth/token", json=self._login).raise_for_status().json()["access_token"]
-        self._client.headers["Authorization"] = f"Bearer {token}"
-        self.wait_for(lambda: self._client.get("/api/v2/dags/product_workflow").status_code == httpx.codes.OK)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._client.close()
-
-    def _is_up(self) -> bool:
-        try:
-            return self._client.get(HEALTH_PATH).is_success
-        except httpx.TransportError:
-            return False
-
-    def wait_for(self, condition: Any) -> None:
-        """Return when `condition()` holds; fail when a component ends or patience does."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while not condition():
-            name = self._processes.ended()
-            assert name is None, self._processes.tail(name)
-            assert time.monotonic() < end, "waited too long"
-            time.sleep(0.3)
-
-    def get(self, path: str, **params: Any) -> Any:
-        return self._client.get(path, params=params).raise_for_status().json()
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        return self._client.post(path, json=body).raise_for_status().json()
-
-    def wait_for_end(self, run_id: str) -> str:
-        """Wait until the run is over; return its state."""
-        self.wait_for(lambda: self.get(f"{DAG_RUNS}/{run_id}")["state"] in {"success", "failed"})
-        state: str = self.get(f"{DAG_RUNS}/{run_id}")["state"]
-        return state
-
-    def tasks(self, run_id: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.get(f"{DAG_RUNS}/{run_id}/taskInstances", limit=500)["task_instances"]
-        return found
 
 
 @pytest.fixture(scope="module")
 def api(installation: Installation) -> Iterator[Api]:
-    with (
-        tempfile.TemporaryDirectory(prefix="squorflow-live-") as folder,
-        exclusive(Path(folder), what="a test") as lock,
-        Processes(home=Path(folder), environment=installation.environment, lock=lock) as processes,
-    ):
-        for arguments in COMPONENTS:
-            processes.start(arguments[0], installation.airflow.command(*arguments))
-        with closing(Api(installation, processes)) as api:
-            api.sign_in()
-            yield api
+    with running_airflow(installation) as api:
+        yield api
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +59,7 @@ def test_a_persons_clear_takes_a_suspended_product_up_again(installation: Instal
     [task] = [
         task for task in api.tasks(run_id) if task["rendered_map_index"] == "hopeless" and task["state"] == "failed"
     ]
-    api.post(
-        "/api/v2/dags/product_workflow/clearTaskInstances",
-        {
-            "dry_run": False,
-            "dag_run_id": run_id,
-            "task_ids": [[task["task_id"], task["map_index"]]],
-            "include_downstream": True,
-            "only_failed": False,
-            "reset_dag_runs": True,
-        },
-    )
+    api.clear(run_id, task)
     api.wait_for_end(run_id)
     trail = installation.query(
         """
