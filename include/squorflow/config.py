@@ -47,6 +47,16 @@ Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0)
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
 
+def _list(value: object) -> object:
+    """Read a comma-separated environment variable as a tuple, letter case kept."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list)]
+
+
 def _env(field: str, variable: str) -> AliasChoices:
     """Accept the field's own name by keyword and `variable` from the environment."""
     return AliasChoices(field, variable)
@@ -147,13 +157,24 @@ class WorkflowConfig(BaseSettings):
     analysis_image_bytes: int = Field(
         8_000_000, ge=0, le=14_000_000, description="bytes of images the analyser is shown of one product, at most"
     )
+    event_handlers: Listed = Field(
+        ("log",),
+        description="who is told about events (comma-separated): `log`, `slack:<connection>`, `webhook:<connection>`, "
+        "`notifier:<dotted path>`, or the name of an entry point",
+    )
+    event_attempts: int = Field(12, ge=1, le=1000, description="tries an event gets at one handler before it is dead")
+    event_backoff: Duration = Field(
+        timedelta(seconds=10), description="seconds before an event's second try; doubles up to an hour"
+    )
+    event_timeout: Duration = Field(timedelta(seconds=10), description="seconds a handler may take for one event")
+    event_concurrency: int = Field(16, ge=1, le=256, description="events one handler is given at once, at most")
     home: Annotated[Path, BeforeValidator(_folder)] = Field(
         DEFAULT_HOME, description="data folder of the embedded Postgres, Airflow and images"
     )
     enable_notifications: bool = Field(
         default=True,
         validation_alias=_env("enable_notifications", "ENABLE_WORKFLOW_NOTIFICATIONS"),
-        description="write completion notices to the outbox",
+        description="tell anybody but the log about events, and write completion notices",
     )
     enable_metrics: bool = Field(
         default=True,

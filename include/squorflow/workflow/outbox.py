@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def append_event(
-    connection: Connection, workflow_id: UUID, *, event_type: str, data: Mapping[str, Any], once: bool = False
+    connection: Connection, workflow_id: UUID | None, *, event_type: str, data: Mapping[str, Any], once: bool = False
 ) -> None:
     """Append one event; it goes out only after the caller's transaction has committed.
 
-    With `once`, a workflow that has an event of this type already gets no second one.
+    `workflow_id` is `None` for news about no workflow. With `once`, a workflow that has an event of this type already
+    gets no second one.
     """
     connection.execute(
         load("outbox")["append_once" if once else "append"],
