@@ -1,6 +1,6 @@
 # Every target installs what it needs into .venv first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench docs lock clean
+.PHONY: help demo serve test lint bench events docs lock clean
 
 BIN := .venv/bin
 
@@ -27,6 +27,9 @@ lint: .venv/.installed ## the checks without the tests
 
 bench: .venv/.installed ## the benchmarks; each prints a table
 	@for each in benchmarks/[a-z]*.py; do echo "$$each" && $(BIN)/python "$$each" || exit 1; done
+
+events: .venv/.installed ## 10,000 transitions told to a webhook that fails, hangs and dies; prints the figures
+	SQUORFLOW_TEST_TRANSITIONS=10000 $(BIN)/python -m pytest -q tests/chaos/test_event_delivery.py
 
 docs: .venv/.installed ## write the generated parts of the documentation anew
 	@$(BIN)/python scripts/docs.py

@@ -167,6 +167,9 @@ class WorkflowConfig(BaseSettings):
         timedelta(seconds=10), description="seconds before an event's second try; doubles up to an hour"
     )
     event_timeout: Duration = Field(timedelta(seconds=10), description="seconds a handler may take for one event")
+    webhook_allow: Names = Field(
+        (), description="private hosts, as host or host:port, that webhooks may lead to, by http too (comma-separated)"
+    )
     event_concurrency: int = Field(16, ge=1, le=256, description="events one handler is given at once, at most")
     home: Annotated[Path, BeforeValidator(_folder)] = Field(
         DEFAULT_HOME, description="data folder of the embedded Postgres, Airflow and images"

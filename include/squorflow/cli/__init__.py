@@ -9,6 +9,7 @@
     remake.py     rescore · reprocess
     reading.py    status · list · history · search
     trail.py      audit verify
+    events.py     events deliver · handlers · list · replay · forget
 
 Owns words, options and exit codes only; every verb calls one function of the layers below.
 """

@@ -15,6 +15,7 @@ import click
 
 from squorflow.cli.actions import cancel, deadletter, retry, suspend
 from squorflow.cli.drain import drain
+from squorflow.cli.events import events
 from squorflow.cli.intake import enqueue
 from squorflow.cli.limits import limits
 from squorflow.cli.output import printable
@@ -104,5 +105,6 @@ for verb in (
     rescore,
     reprocess,
     audit,
+    events,
 ):
     app.add_command(verb)

@@ -16,6 +16,9 @@ STATE_CHANGED = "state_changed"
 ALERT_OPENED = "alert_opened"
 ALERT_RESOLVED = "alert_resolved"
 
+ALARMS = frozenset({"state_changed:failed", ALERT_OPENED, ALERT_RESOLVED})
+"""What people are told by default: failures (those for good, see `is_an_alarm`) and alerts."""
+
 LARGEST_DATA = 200_000
 """Characters of JSON an event may carry: more than any receiver takes in good grace."""
 
@@ -45,6 +48,11 @@ def is_final_failure(event: WorkflowEvent) -> bool:
         and event.data.get("to_state") == "failed"
         and event.data.get("will_retry") is not True
     )
+
+
+def is_an_alarm(event: WorkflowEvent) -> bool:
+    """Say whether people are to be told, of an event they subscribe to: failures that will be retried are no news."""
+    return event.data.get("to_state") != "failed" or is_final_failure(event)
 
 
 async def emit_event(event: WorkflowEvent, *, database: Database | None = None) -> None:

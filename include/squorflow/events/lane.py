@@ -10,16 +10,19 @@ import asyncio
 import logging
 import random
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from squorflow.errors import ErrorCategory, RateLimitError
+from squorflow.errors import CircuitOpen, ErrorCategory, RateLimitError
 from squorflow.events.event import WorkflowEvent
 from squorflow.postgres.queries import load
+from squorflow.recovery.dependency import calling
 from squorflow.recovery.policy import SYSTEM_PROBE_DELAY, categorise, describe
 from squorflow.workflow.transitions import to_json
 
@@ -121,6 +124,9 @@ class Lane:
         """Set when nothing new will come: then the lane ends once nothing is due. `None`: it never ends by itself."""
         self._patience = Patience(stop, follow=no_more is None)
         self._places = min(handler.concurrency or config.event_concurrency, config.event_concurrency)
+        self._shut_until = 0.0
+        """Until when the handler's circuit is known to be open; then a single event is sent to try it."""
+        self._is_cautious = False
 
     def run(self) -> None:
         """Deliver until nothing is left, or until stopped; what has been begun is waited for."""
@@ -139,8 +145,9 @@ class Lane:
         while True:
             # Asked before the claim, which then sees all there will be.
             is_last_look = self._no_more is not None and self._no_more.is_set()
-            if not self._stop.is_set() and len(under_way) < self._places:
-                claims = await asyncio.to_thread(self._claim, self._places - len(under_way))
+            free = self._count_free(len(under_way))
+            if free > 0:
+                claims = await asyncio.to_thread(self._claim, free)
                 under_way |= {asyncio.create_task(self._deliver(claim)) for claim in claims}
             if under_way:
                 under_way = await self._settle_some(under_way)
@@ -148,6 +155,12 @@ class Lane:
                 return
             else:
                 await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _count_free(self, under_way: int) -> int:
+        """Count how many more events may be sent now."""
+        if self._stop.is_set() or time.monotonic() < self._shut_until:
+            return 0
+        return (1 if self._is_cautious else self._places) - under_way
 
     async def _settle_some(self, under_way: set[asyncio.Task[_Outcome]]) -> set[asyncio.Task[_Outcome]]:
         """Wait a moment for outcomes and write them down; return what is still under way."""
@@ -197,20 +210,33 @@ class Lane:
         if claim.attempt > self._config.event_attempts:
             return _Outcome(claim=claim, outcome="dead", error="its dispatcher was lost at the last try")
         try:
-            async with asyncio.timeout(self._config.event_timeout.total_seconds()):
-                await self._handler.handle(claim.event)
+            await self._call(claim.event)
         except (
             Exception,
             asyncio.CancelledError,
         ) as error:  # nobody cancels a delivery but the handler's own libraries
             return self._judge(claim, error)
+        self._is_cautious = False
         return _Outcome(claim=claim, outcome="delivered")
+
+    async def _call(self, event: WorkflowEvent) -> None:
+        """Call the handler within its time, behind its circuit breaker."""
+        guard: AbstractContextManager[object] = nullcontext()
+        if self._handler.dependency:
+            guard = calling(self._database, self._handler.dependency, config=self._config)
+        with guard:
+            async with asyncio.timeout(self._config.event_timeout.total_seconds()):
+                await self._handler.handle(event)
 
     def _judge(self, claim: _Claim, error: BaseException) -> _Outcome:
         """Decide what a failure leads to."""
         text = describe(error)
         if isinstance(error, TimeoutError) and not str(error):
             text = f"no answer within {self._config.event_timeout.total_seconds():g} s"
+        if isinstance(error, CircuitOpen):
+            self._is_cautious = True
+            self._shut_until = time.monotonic() + error.retry_after.total_seconds()
+            return _Outcome(claim=claim, outcome="unpaid", error=text, delay=error.retry_after.total_seconds())
         category = categorise(error)
         if category is ErrorCategory.SYSTEM:
             log.error("Event %s waits for %s: %s", claim.event_id, self._handler.name, text)

@@ -104,6 +104,23 @@ def _find_entry_point(kind: str) -> Callable[[str | None, WorkflowConfig], Any]:
     return make
 
 
+def topics_of(connection: Any | None, default: frozenset[str] | None) -> frozenset[str] | None:
+    """Return the topics an Airflow connection's extra `events` names (a list, or `*` for all), else `default`.
+
+    Raises `ConfigurationError` when it names something else.
+    """
+    if connection is None or "events" not in connection.extra_dejson:
+        return default
+    wanted = connection.extra_dejson["events"]
+    if wanted == "*":
+        return None
+    if isinstance(wanted, list) and all(isinstance(one, str) for one in wanted):
+        return frozenset(wanted)
+    raise ConfigurationError(
+        f'the extra `events` of connection {connection.conn_id!r} is neither a list of event types nor "*"'
+    )
+
+
 def _describe(handler: Any, *, name: str | None) -> Handler:
     handle = getattr(handler, "handle", None)
     if inspect.isclass(handler) or not inspect.iscoroutinefunction(handle):
