@@ -3,6 +3,8 @@
 **reap** takes back products whose worker or run has died, parks those whose tries are used up, and queues the retries
 that are due. `product_workflow` does the same before it takes products; this catches what happens while it rests.
 
+**deliver** tells the handlers of `WORKFLOW_EVENT_HANDLERS` what happened, and tries again what did not reach them.
+
 The tasks know nothing of each other: when one fails, the run is red and the others have done their part. Clear or
 trigger any of them at any time.
 """
@@ -13,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag
 
-from squorflow.airflow.maintenance import ReapOperator
+from squorflow.airflow.maintenance import DeliverOperator, ReapOperator
 from squorflow.config import get_config
 
 
@@ -30,6 +32,7 @@ from squorflow.config import get_config
 def workflow_maintenance() -> None:
     """One task per chore, none before another."""
     ReapOperator(task_id="reap", doc_md="Takes back what dead owners hold and queues due retries.")
+    DeliverOperator(task_id="deliver", doc_md="Tells handlers what happened, and what did not reach them before.")
 
 
 workflow_maintenance()

@@ -45,6 +45,8 @@ def _default(value: object) -> str:
         return f"`{value.total_seconds():g}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple) and value:
+        return f"`{','.join(value)}`"
     return f"`{value}`" if value not in ("", ()) else "*(empty)*"
 
 

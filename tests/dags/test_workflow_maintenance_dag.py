@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from squorflow.airflow.maintenance import ChoreOperator, ReapOperator
+from squorflow.airflow.maintenance import ChoreOperator, DeliverOperator, ReapOperator
 from squorflow.postgres.database import Database
 from support import workflows
 from support.airflow_runs import execute, load_dag, make_context
@@ -66,3 +66,11 @@ def test_reap_takes_back_the_products_of_a_run_that_is_over(
     execute(ReapOperator(task_id="reap"), context)
     row = get_row(database, held.workflow_id)
     assert (row.workflow_state, row.locked_by) == ("queued", None)
+
+
+def test_deliver_tells_the_handlers_what_happened(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflows.enqueue(database)
+    monkeypatch.setattr("squorflow.postgres.database.get_database", lambda: database)
+    execute(DeliverOperator(task_id="deliver"), make_context())
+    found = workflows.rows(database, "SELECT handler, status FROM event_delivery ORDER BY position")
+    assert [tuple(row) for row in found] == [("log", "delivered"), ("log", "delivered")]

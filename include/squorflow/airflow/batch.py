@@ -116,6 +116,7 @@ class CloseOperator(BaseOperator):
         unreached = count_unreached(items, states=states)
         for line in summarise(items, given_back=given_back, claimable=claimable):
             self.log.info("%s", line)
+        self._tell_handlers()
         if states.get(self.pull_task_id) in _ENDED_BADLY:
             raise AirflowFailException(
                 f"The task {self.pull_task_id} failed, so this run did not get its products; its log says why."
@@ -125,6 +126,19 @@ class CloseOperator(BaseOperator):
             raise AirflowFailException(verdict)
         if not items:
             raise AirflowSkipException("The queue was empty: there was nothing to close.")
+
+    def _tell_handlers(self) -> None:
+        """Deliver events for at most half a minute; what goes wrong there fails no run, and maintenance repeats it."""
+        from squorflow.errors import SquorflowError
+        from squorflow.events.dispatcher import deliver_pending
+        from squorflow.postgres.database import get_database
+
+        try:
+            report = deliver_pending(get_database(), config=get_config(), budget=timedelta(seconds=30))
+        except SquorflowError as error:
+            self.log.error("No events were delivered: %s", error)  # noqa: TRY400 - the sentence says it all
+        else:
+            self.log.info("Events: %s.", report.summary())
 
     def _task_states(self, context: Context) -> Mapping[str, str | None]:
         run = context["dag_run"]

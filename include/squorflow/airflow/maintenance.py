@@ -1,7 +1,7 @@
 """What `workflow_maintenance` runs: one operator per chore, each by itself.
 
 Owns the handing over from Airflow's context to the chore and the line its log ends with. When rows count as abandoned
-is `squorflow.recovery.reaper`.
+is `squorflow.recovery.reaper`, how events reach their handlers `squorflow.events`.
 """
 
 from __future__ import annotations
@@ -44,4 +44,17 @@ class ReapOperator(ChoreOperator):
         config = get_config()
         myself = RunOwner.of(context, instance=config.instance)
         report = reap(get_database(), liveness=make_liveness(context["ti"], myself=myself), config=config)
+        self.log.info("%s.", report.summary())
+
+
+class DeliverOperator(ChoreOperator):
+    """Delivers the events that are due, those whose last try failed included."""
+
+    def execute(self, context: Context) -> None:
+        """Deliver for at most two minutes; the rest is left to the next run."""
+        del context
+        from squorflow.events.dispatcher import deliver_pending
+        from squorflow.postgres.database import get_database
+
+        report = deliver_pending(get_database(), config=get_config(), budget=timedelta(minutes=2))
         self.log.info("%s.", report.summary())
