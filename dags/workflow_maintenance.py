@@ -3,6 +3,9 @@
 **reap** takes back products whose worker or run has died, parks those whose tries are used up, and queues the retries
 that are due. `product_workflow` does the same before it takes products; this catches what happens while it rests.
 
+**alert** looks at the failure rate, stuck workflows, quotas, the oldest queued product and a slice of the audit trail;
+an incident is told once when it opens and once when it ends.
+
 **deliver** tells the handlers of `WORKFLOW_EVENT_HANDLERS` what happened, and tries again what did not reach them.
 
 The tasks know nothing of each other: when one fails, the run is red and the others have done their part. Clear or
@@ -15,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag
 
-from squorflow.airflow.maintenance import DeliverOperator, ReapOperator
+from squorflow.airflow.maintenance import AlertOperator, DeliverOperator, ReapOperator
 from squorflow.config import get_config
 
 
@@ -32,6 +35,7 @@ from squorflow.config import get_config
 def workflow_maintenance() -> None:
     """One task per chore, none before another."""
     ReapOperator(task_id="reap", doc_md="Takes back what dead owners hold and queues due retries.")
+    AlertOperator(task_id="alert", doc_md="Opens an incident for what needs a person, and ends it when it is over.")
     DeliverOperator(task_id="deliver", doc_md="Tells handlers what happened, and what did not reach them before.")
 
 

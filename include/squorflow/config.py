@@ -120,6 +120,17 @@ class WorkflowConfig(BaseSettings):
     maintenance_schedule: str = Field(
         "*/5 * * * *", description="cron expression of `workflow_maintenance`; empty for none"
     )
+    alert_failure_rate: float = Field(
+        0.2, gt=0, le=1, description="share of the workflows that ended lately whose failing alerts"
+    )
+    alert_window: Duration = Field(timedelta(hours=1), description="seconds back that count as lately")
+    alert_stuck_after: Duration = Field(
+        timedelta(minutes=15), description="seconds a stage, a wait or a due retry may be late before it alerts"
+    )
+    alert_quota_share: float = Field(0.8, gt=0, le=1, description="used share of a quota that alerts")
+    alert_oldest_queued: Duration = Field(
+        timedelta(hours=1), description="seconds something may wait in the queue before it alerts"
+    )
     failure_tolerance: float = Field(
         0.05, ge=0, le=1, description="share of a run's products that may fail before the run counts as failed"
     )

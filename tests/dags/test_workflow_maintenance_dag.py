@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from squorflow.airflow.maintenance import ChoreOperator, DeliverOperator, ReapOperator
+from squorflow.airflow.maintenance import AlertOperator, ChoreOperator, DeliverOperator, ReapOperator
 from squorflow.postgres.database import Database
 from support import workflows
 from support.airflow_runs import execute, load_dag, make_context
@@ -74,3 +74,11 @@ def test_deliver_tells_the_handlers_what_happened(database: Database, monkeypatc
     execute(DeliverOperator(task_id="deliver"), make_context())
     found = workflows.rows(database, "SELECT handler, status FROM event_delivery ORDER BY position")
     assert [tuple(row) for row in found] == [("log", "delivered"), ("log", "delivered")]
+
+
+def test_alert_opens_an_incident_for_what_waits_too_long(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflows.enqueue(database)
+    workflows.rows(database, "UPDATE processing_queue SET queued_at = queued_at - interval '1 day'")
+    monkeypatch.setattr("squorflow.postgres.database.get_database", lambda: database)
+    execute(AlertOperator(task_id="alert"), make_context())
+    assert workflows.value(database, "SELECT alert FROM alert_incident") == "oldest_queued"

@@ -58,3 +58,16 @@ class DeliverOperator(ChoreOperator):
 
         report = deliver_pending(get_database(), config=get_config(), budget=timedelta(minutes=2))
         self.log.info("%s.", report.summary())
+
+
+class AlertOperator(ChoreOperator):
+    """Opens an incident for what needs a person, and ends it when it is over; the task `deliver` tells of both."""
+
+    def execute(self, context: Context) -> None:
+        """Look once."""
+        del context
+        from squorflow.monitoring.alerts import look
+        from squorflow.postgres.database import get_database
+
+        report = look(get_database(), config=get_config())
+        self.log.info("Incidents %s.", report.summary())

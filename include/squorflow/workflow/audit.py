@@ -6,7 +6,7 @@ and the queue row with it is found only by comparing exported chain heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -80,26 +80,47 @@ def list_history(connection: Connection, workflow_id: UUID) -> list[TrailRow]:
 
 def verify(database: Database, *, on_progress: Callable[[int], None] | None = None) -> Verification:
     """Replay every trail, in short transactions of 1,000 workflows; `on_progress` is told how many are done."""
-    queries = load("audit")
     first, workflows = _FIRST_ID, 0
     problems: list[Problem] = []
     while True:
-        with database.begin() as connection:
-            ids = list(
-                connection.execute(queries["list_workflow_ids"], {"first": first, "batch_size": _BATCH}).scalars()
-            )
-            last = ids[-1] if len(ids) == _BATCH else _LAST_ID
-            problems += [
-                Problem(workflow_id=orphan, problem="it has a trail, but the queue has no such workflow")
-                for orphan in connection.execute(queries["list_orphans"], {"first": first, "last": last}).scalars()
-            ]
-            problems += [
-                Problem(workflow_id=row.workflow_id, problem=row.problem)
-                for row in connection.execute(queries["verify_trails"], {"workflow_ids": ids})
-            ]
-        workflows += len(ids)
+        found, count, last = _verify_batch(database, first=first, size=_BATCH)
+        problems += found
+        workflows += count
         if on_progress:
             on_progress(workflows)
         if last == _LAST_ID:
             return Verification(workflows=workflows, problems=tuple(problems))
         first = UUID(int=last.int + 1)
+
+
+def verify_slice(database: Database, *, first: UUID, size: int) -> tuple[list[Problem], UUID]:
+    """Replay the trails of `size` workflows from the id `first` on; return what does not hold, and the next id.
+
+    After the last workflow the next id is the first of all.
+    """
+    found, _, last = _verify_batch(database, first=first, size=size)
+    return found, _FIRST_ID if last == _LAST_ID else UUID(int=last.int + 1)
+
+
+def verify_some(database: Database, workflow_ids: Sequence[UUID]) -> list[Problem]:
+    """Replay the trails of these workflows; return what does not hold."""
+    with database.begin() as connection:
+        return _verify(connection, workflow_ids)
+
+
+def _verify_batch(database: Database, *, first: UUID, size: int) -> tuple[list[Problem], int, UUID]:
+    """Verify up to `size` workflows in one transaction; return problems, how many there were, and the last id."""
+    queries = load("audit")
+    with database.begin() as connection:
+        ids = list(connection.execute(queries["list_workflow_ids"], {"first": first, "batch_size": size}).scalars())
+        last = ids[-1] if len(ids) == size else _LAST_ID
+        problems = [
+            Problem(workflow_id=orphan, problem="it has a trail, but the queue has no such workflow")
+            for orphan in connection.execute(queries["list_orphans"], {"first": first, "last": last}).scalars()
+        ]
+        return problems + _verify(connection, ids), len(ids), last
+
+
+def _verify(connection: Connection, workflow_ids: Sequence[UUID]) -> list[Problem]:
+    rows = connection.execute(load("audit")["verify_trails"], {"workflow_ids": list(workflow_ids)})
+    return [Problem(workflow_id=row.workflow_id, problem=row.problem) for row in rows]

@@ -1,0 +1,67 @@
+-- name: count_ends
+-- Count how workflows ended in the last while, at most 10,000 of them; failures that are tried again are no ends.
+SELECT count(*) AS ends, count(*) FILTER (WHERE e.to_state = 'failed') AS failures
+FROM (
+    SELECT t.to_state
+    FROM workflow_transitions AS t
+    WHERE t.to_state IN ('completed', 'failed')
+        AND t.transition_id >= uuid_v7_floor(statement_timestamp() - CAST(:window AS interval))
+        AND (t.to_state = 'completed' OR t.metadata -> 'will_retry' IS DISTINCT FROM 'true')
+    ORDER BY t.transition_id DESC
+    LIMIT 10000
+) AS e;
+
+-- name: list_stuck
+-- List workflows that should have moved on by now, up to a limit.
+(
+    SELECT q.queue_id FROM processing_queue AS q
+    WHERE q.workflow_state = 'processing' AND q.locked_at < statement_timestamp() - CAST(:patience AS interval)
+    LIMIT :most
+)
+UNION ALL
+(
+    SELECT q.queue_id FROM processing_queue AS q
+    WHERE q.workflow_state = 'waiting' AND q.waiting_until < statement_timestamp() - CAST(:patience AS interval)
+    LIMIT :most
+)
+UNION ALL
+(
+    SELECT q.queue_id FROM processing_queue AS q
+    WHERE q.workflow_state = 'retrying' AND q.next_retry_at < statement_timestamp() - CAST(:patience AS interval)
+    ORDER BY q.next_retry_at
+    LIMIT :most
+);
+
+-- name: find_oldest_queued
+-- Find how many seconds the oldest claimable workflow has waited, with one probe of the index for each priority.
+SELECT extract(epoch FROM statement_timestamp() - min(o.queued_at)) AS seconds
+FROM generate_series(1, 10) AS p (priority)
+CROSS JOIN LATERAL (
+    SELECT q.queued_at
+    FROM processing_queue AS q
+    WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.priority = p.priority
+    ORDER BY q.priority DESC, q.queued_at
+    LIMIT 1
+) AS o;
+
+-- name: get_audit_round
+-- Read where the next slice of trails begins.
+SELECT next_workflow_id FROM audit_round;
+
+-- name: move_audit_round
+-- Remember where the slice after this one begins.
+UPDATE audit_round SET next_workflow_id = :next_workflow_id;
+
+-- name: list_open
+-- List the open incidents of some alerts.
+SELECT a.alert, a.subject FROM alert_incident AS a WHERE a.resolved_at IS NULL AND a.alert = ANY(CAST(:alerts AS text []));
+
+-- name: open_incident
+-- Open an incident, unless it is open; the alert goes out with it.
+INSERT INTO alert_incident (alert, subject, message) VALUES (:alert, :subject, :message)
+ON CONFLICT (alert, subject) WHERE resolved_at IS NULL DO NOTHING;
+
+-- name: resolve_incident
+-- End an open incident; the news of it goes out with it.
+UPDATE alert_incident SET resolved_at = clock_timestamp()
+WHERE alert = :alert AND subject = :subject AND resolved_at IS NULL;
