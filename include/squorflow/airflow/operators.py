@@ -68,25 +68,32 @@ class StageOperator(BaseOperator):
 
     def _run_to_its_end(self, context: Context, *, manual: bool) -> None:
         """Run the stage, and again after each wait: short ones are slept through, longer ones deferred."""
+        from squorflow.monitoring.stats import emit_stage
         from squorflow.recovery.policy import Action
         from squorflow.stages import StageFailed, StageSkipped, StageWaiting
 
+        config = get_config()
         while True:
             try:
                 outcome = self._run(context, manual=manual)
             except StageSkipped as skipped:
+                emit_stage(self.stage, "skipped", config=config)
                 if self._killed:
                     # Whoever marked or cleared the task has settled its state; after a shutdown it is tried again.
                     raise Cancelled(str(skipped)) from skipped
                 raise AirflowSkipException(str(skipped)) from skipped
             except StageWaiting as waiting:
+                emit_stage(self.stage, "waiting", config=config)
                 self._wait(waiting.delay)
                 manual = False
             except StageFailed as failed:
+                emit_stage(self.stage, "failed", config=config)
                 if failed.decision.action is Action.RELEASE:
                     raise AirflowSkipException(_say_when_it_returns(failed.decision)) from failed
                 raise
             else:
+                seconds = outcome.seconds if outcome.status == "done" else None
+                emit_stage(self.stage, outcome.status, seconds=seconds, config=config)
                 self.log.info("%s: %s (%.2f s, %s)", self.stage, outcome.summary, outcome.seconds, outcome.status)
                 return
 

@@ -16,6 +16,7 @@ import click
 from squorflow.cli.actions import cancel, deadletter, retry, suspend
 from squorflow.cli.drain import drain
 from squorflow.cli.events import events
+from squorflow.cli.figures import dashboard, metrics
 from squorflow.cli.intake import enqueue
 from squorflow.cli.limits import limits
 from squorflow.cli.output import printable
@@ -105,6 +106,8 @@ for verb in (
     rescore,
     reprocess,
     audit,
+    metrics,
+    dashboard,
     events,
 ):
     app.add_command(verb)

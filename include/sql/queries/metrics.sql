@@ -1,0 +1,55 @@
+-- name: summarize
+-- Sum up what was measured in a window, by type and name; the bound on the key only chooses the partitions.
+SELECT
+    m.metric_type, m.metric_name, count(*) AS measured, sum(m.metric_value) AS total, avg(m.metric_value) AS average,
+    percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY m.metric_value) AS percentiles
+FROM workflow_metrics AS m
+WHERE m.metric_type = ANY(CAST(:metric_types AS text []))
+    AND m.created_at >= statement_timestamp() - CAST(:time_range AS interval)
+    AND m.metric_id >= uuid_v7_floor(statement_timestamp() - CAST(:time_range AS interval) - interval '5 minutes')
+GROUP BY m.metric_type, m.metric_name
+ORDER BY m.metric_type, m.metric_name;
+
+-- name: list_retried
+-- Find the workflows retried most often in a window.
+SELECT m.workflow_id, count(*) AS retries
+FROM workflow_metrics AS m
+WHERE m.metric_type = 'retry'
+    AND m.created_at >= statement_timestamp() - CAST(:time_range AS interval)
+    AND m.metric_id >= uuid_v7_floor(statement_timestamp() - CAST(:time_range AS interval) - interval '5 minutes')
+GROUP BY m.workflow_id
+ORDER BY retries DESC, m.workflow_id
+LIMIT :most;
+
+-- name: get_pace
+-- Read how many workflows were completed in a window and how long they took from their first stage on.
+SELECT count(*) AS completed, extract(epoch FROM avg(q.completed_at - q.processing_started_at)) AS average
+FROM processing_queue AS q
+WHERE q.workflow_state = 'completed' AND q.completed_at >= statement_timestamp() - CAST(:time_range AS interval);
+
+-- name: read_counters
+-- Read all counters, what upkeep has not folded in yet included.
+SELECT c.name, sum(c.value) AS value
+FROM (
+    SELECT f.name, f.value FROM workflow_counter AS f
+    UNION ALL
+    SELECT d.name, d.delta FROM workflow_counter_delta AS d
+) AS c
+GROUP BY c.name;
+
+-- name: find_oldest_queued
+-- Read how long the oldest claimable workflow has waited: one probe for each priority.
+SELECT extract(epoch FROM clock_timestamp() - min(oldest.queued_at)) AS seconds
+FROM generate_series(1, 10) AS p (priority)
+CROSS JOIN LATERAL (
+    SELECT q.queued_at FROM processing_queue AS q
+    WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.priority = p.priority
+    ORDER BY q.queued_at, q.queue_id
+    LIMIT 1
+) AS oldest;
+
+-- name: count_stuck
+-- Count workflows whose stage began longer ago than any stage may take; reads only those in processing.
+SELECT count(*)
+FROM processing_queue AS q
+WHERE q.workflow_state = 'processing' AND q.locked_at < statement_timestamp() - CAST(:stuck_after AS interval);
