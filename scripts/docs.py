@@ -17,10 +17,11 @@ from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
 from squorflow.config import WorkflowConfig
+from squorflow.monitoring.prometheus import METRICS
 from squorflow.states import INITIAL_STATE, TERMINAL_STATES, TRANSITIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "security.md")
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/security.md", "docs/monitoring.md"))
 REFUSED = ROOT / "tests" / "data" / "refused_addresses.jsonl"
 
 
@@ -80,10 +81,20 @@ def refused_table() -> str:
     return "\n".join([*lines, f"| **all** | **{len(forms)}** | | |"])
 
 
+def prometheus_table() -> str:
+    """Return what Prometheus is given as a table, from METRICS."""
+    lines = ["| name | kind | labels | meaning |", "| --- | --- | --- | --- |"]
+    for name, (kind, meaning, labels) in METRICS.items():
+        shown = f"{name}_total" if kind == "counter" else name
+        lines.append(f"| `{shown}` | {kind} | {', '.join(f'`{one}`' for one in labels)} | {meaning} |")
+    return "\n".join(lines)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "states": state_diagram,
     "configuration": configuration_table,
     "refused": refused_table,
+    "prometheus": prometheus_table,
 }
 
 

@@ -16,7 +16,7 @@ import click
 from squorflow.cli.actions import cancel, deadletter, retry, suspend
 from squorflow.cli.drain import drain
 from squorflow.cli.events import events
-from squorflow.cli.figures import dashboard, metrics
+from squorflow.cli.figures import analyze, dashboard, metrics
 from squorflow.cli.intake import enqueue
 from squorflow.cli.limits import limits
 from squorflow.cli.output import printable
@@ -108,6 +108,7 @@ for verb in (
     audit,
     metrics,
     dashboard,
+    analyze,
     events,
 ):
     app.add_command(verb)

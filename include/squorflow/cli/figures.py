@@ -74,3 +74,26 @@ def _show_dashboard(found: Dashboard) -> None:
             ("dependency", "quota", "used", "of"),
             [(one.dependency, one.quota, one.used, one.allowed) for one in quotas],
         )
+
+
+@click.command()
+@click.option("--range", "time_range", type=click.Choice(_RANGES), default="24h", show_default=True)
+@json_option
+def analyze(*, time_range: str, as_json: bool) -> None:
+    """Say which failures and slow stages stand out in a window, and what to do; with --json one object a line."""
+    from squorflow.monitoring import analyze as analysis
+    from squorflow.monitoring.metrics import TimeRange
+
+    config = session.read_config()
+    with session.open_database(config) as database, database.begin() as connection:
+        findings = analysis.analyze(connection, config=config, time_range=TimeRange(time_range))
+    if as_json:
+        for finding in findings:
+            emit(finding)
+    elif not findings:
+        say("nothing stands out")
+    else:
+        table(
+            ("", "what", "figures", "what to do"),
+            [(one.kind, one.subject, one.evidence, one.advice) for one in findings],
+        )
