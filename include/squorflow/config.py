@@ -168,6 +168,19 @@ class WorkflowConfig(BaseSettings):
     analysis_image_bytes: int = Field(
         8_000_000, ge=0, le=14_000_000, description="bytes of images the analyser is shown of one product, at most"
     )
+    archive_store: str = Field(
+        "", description="where archived history is kept: a folder or object store URL; empty: under home"
+    )
+    retention_trail_days: int = Field(
+        365,
+        ge=1,
+        description="days the audit trail and finished workflows stay; then they are archived, month by month",
+    )
+    retention_events_days: int = Field(90, ge=1, description="days events stay before they are archived by month")
+    retention_metrics_days: int = Field(
+        90, ge=1, description="days measurements stay before they are archived by month"
+    )
+    retention_deliveries_days: int = Field(14, ge=1, description="days a delivered event's delivery row stays")
     event_handlers: Listed = Field(
         ("log",),
         description="who is told about events (comma-separated): `log`, `slack:<connection>`, `webhook:<connection>`, "

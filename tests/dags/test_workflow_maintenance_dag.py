@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
-from squorflow.airflow.maintenance import AlertOperator, ChoreOperator, DeliverOperator, ReapOperator
+from squorflow.airflow.maintenance import AlertOperator, ChoreOperator, DeliverOperator, ReapOperator, UpkeepOperator
+from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
 from support import workflows
 from support.airflow_runs import execute, load_dag, make_context
@@ -22,8 +25,9 @@ def dag() -> DAG:
     return load_dag("workflow_maintenance")
 
 
-def test_it_reaps(dag: DAG) -> None:
+def test_it_reaps_and_keeps_up(dag: DAG) -> None:
     assert isinstance(dag.get_task("reap"), ReapOperator)
+    assert isinstance(dag.get_task("upkeep"), UpkeepOperator)
 
 
 def test_every_chore_is_independent_tried_again_and_bounded_in_time(dag: DAG) -> None:
@@ -82,3 +86,19 @@ def test_alert_opens_an_incident_for_what_waits_too_long(database: Database, mon
     monkeypatch.setattr("squorflow.postgres.database.get_database", lambda: database)
     execute(AlertOperator(task_id="alert"), make_context())
     assert workflows.value(database, "SELECT alert FROM alert_incident") == "oldest_queued"
+
+
+def test_upkeep_fails_where_a_person_has_to_look_and_not_where_nothing_is_due(
+    database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("squorflow.postgres.database.get_database", lambda: database)
+    monkeypatch.setattr(
+        "squorflow.airflow.maintenance.get_config", lambda: WorkflowConfig(archive_store=str(tmp_path / "archive"))
+    )
+    execute(UpkeepOperator(task_id="upkeep"), make_context())
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(
+        "squorflow.airflow.maintenance.get_config", lambda: WorkflowConfig(archive_store=str(tmp_path / "file" / "x"))
+    )
+    with pytest.raises(AirflowFailException, match="Not a directory"):
+        execute(UpkeepOperator(task_id="upkeep"), make_context())

@@ -67,7 +67,7 @@ def test_products_go_from_a_file_to_scores_that_are_found(squorflow: Invoke, tmp
     assert drained.stdout.startswith("1 completed, 0 failed")
     assert "Pâté Biscuits" in squorflow("search", "pate").stdout
     verified = squorflow("audit", "verify")
-    assert (verified.exit_code, verified.stdout) == (0, "1 trails replayed, 0 problems\n")
+    assert (verified.exit_code, verified.stdout) == (0, "1 trails replayed, 0 exported heads compared, 0 problems\n")
 
 
 def test_a_product_with_a_workflow_is_a_duplicate_unless_forced(squorflow: Invoke) -> None:
@@ -187,7 +187,7 @@ def test_a_trail_altered_behind_the_triggers_is_found(squorflow: Invoke, databas
     assert [problem["workflow_id"] for problem in report["problems"]] == [str(workflow_id)]
     assert "was altered" in report["problems"][0]["problem"]
     shown = squorflow("audit", "verify")
-    assert (shown.exit_code, shown.stdout) == (1, "1 trails replayed, 1 problems\n")
+    assert (shown.exit_code, shown.stdout) == (1, "1 trails replayed, 0 exported heads compared, 1 problems\n")
     assert "was altered" in shown.stderr
 
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
 
 from squorflow.airflow.ownership import RunOwner, make_liveness
 from squorflow.config import get_config
@@ -71,3 +72,18 @@ class AlertOperator(ChoreOperator):
 
         report = look(get_database(), config=get_config())
         self.log.info("Incidents %s.", report.summary())
+
+
+class UpkeepOperator(ChoreOperator):
+    """Makes partitions, archives old months, and removes what has had its time."""
+
+    def execute(self, context: Context) -> None:
+        """Do what is due; fails where a person has to look, after everything else is done."""
+        del context
+        from squorflow.monitoring.upkeep import run_upkeep
+        from squorflow.postgres.database import get_database
+
+        report = run_upkeep(get_database(), config=get_config())
+        self.log.info("%s.", report.summary())
+        if report.problems:
+            raise AirflowFailException("; ".join(report.problems))

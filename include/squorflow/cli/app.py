@@ -24,6 +24,7 @@ from squorflow.cli.reading import history, list_, search, status
 from squorflow.cli.remake import reprocess, rescore
 from squorflow.cli.server import db
 from squorflow.cli.trail import audit
+from squorflow.cli.upkeep import upkeep
 
 FAILED = 1
 MISUSED = 2
@@ -109,6 +110,7 @@ for verb in (
     metrics,
     dashboard,
     analyze,
+    upkeep,
     events,
 ):
     app.add_command(verb)

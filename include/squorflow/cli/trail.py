@@ -14,16 +14,20 @@ def audit() -> None:
 
 
 @audit.command()
+@click.option("--archive", "with_archive", is_flag=True, help="Read all archived months back as well.")
 @json_option
 @click.pass_context
-def verify(context: click.Context, *, as_json: bool) -> None:
-    """Replay every trail against its workflow's present state, hash by hash.
+def verify(context: click.Context, *, with_archive: bool, as_json: bool) -> None:
+    """Replay every trail against its workflow's present state, hash by hash, and compare the heads exported by upkeep.
 
-    Exit code 1 when something does not hold; each problem is listed.
+    A trail whose beginning is archived is replayed from its anchor. Exit code 1 when something does not
+    hold; each problem is listed.
     """
+    from squorflow.monitoring import archive, heads
     from squorflow.workflow import audit as trails
 
-    with session.open_database(session.read_config()) as database, progress(quiet=as_json) as display:
+    config = session.read_config()
+    with session.open_database(config) as database, progress(quiet=as_json) as display:
         bar = display.add_task("replaying trails", total=None) if display else None
 
         def show(done: int) -> None:
@@ -31,10 +35,24 @@ def verify(context: click.Context, *, as_json: bool) -> None:
                 display.update(bar, completed=done)
 
         result = trails.verify(database, on_progress=show)
+        compared, rewritten = heads.compare_heads(database, config=config)
+        months, damaged = archive.verify_archive(database, config=config) if with_archive else (0, [])
+    problems = [*result.problems, *rewritten]
     if as_json:
-        emit({"workflows": result.workflows, "problems": [plain(problem) for problem in result.problems]})
+        emit(
+            {
+                "workflows": result.workflows,
+                "problems": [plain(problem) for problem in problems],
+                "heads": compared,
+                **({"archived_months": months, "archive_problems": damaged} if with_archive else {}),
+            }
+        )
     else:
-        for problem in result.problems:
+        for problem in problems:
             warn(f"{problem.workflow_id}: {problem.problem}")
-        say(f"{result.workflows} trails replayed, {len(result.problems)} problems")
-    context.exit(1 if result.problems else 0)
+        for text in damaged:
+            warn(text)
+        read_back = f", {months} archived months read back" if with_archive else ""
+        count = len(problems) + len(damaged)
+        say(f"{result.workflows} trails replayed, {compared} exported heads compared{read_back}, {count} problems")
+    context.exit(1 if problems or damaged else 0)

@@ -1,0 +1,67 @@
+-- name: try_lock
+-- Be the only upkeep, as long as this session lasts; false when there is another.
+SELECT pg_try_advisory_lock(21332, 1);
+
+-- name: unlock
+-- Let the next upkeep in.
+SELECT pg_advisory_unlock(21332, 1);
+
+-- name: ensure_partitions
+-- Make this month's and the coming months' partitions.
+SELECT history_ensure_partitions();
+
+-- name: retire_finished
+-- Remove the next finished workflows, in the order they were made, whose whole trail is archived; the function checks it.
+WITH chosen AS MATERIALIZED (
+    SELECT q.queue_id
+    FROM processing_queue AS q
+    INNER JOIN workflow_anchor AS a ON a.workflow_id = q.queue_id AND a.sequence = q.trail_sequence AND a.hash = q.trail_hash
+    WHERE q.workflow_state = :state AND q.queue_id < uuid_v7_floor(now() - make_interval(days => :days))
+        AND NOT EXISTS (SELECT 1 FROM history_archive AS h WHERE h.detached_at IS NOT NULL AND h.dropped_at IS NULL)
+    ORDER BY q.queue_id
+    LIMIT :batch_size
+    FOR UPDATE OF q SKIP LOCKED
+)
+SELECT workflow_retire(coalesce((SELECT array_agg(c.queue_id) FROM chosen AS c), '{}'));
+
+-- name: thin_deliveries
+-- Delete the next delivery rows that say only that an old event has arrived, or that belong to archived events.
+DELETE FROM event_delivery AS d
+USING (
+    SELECT o.event_id, o.handler FROM event_delivery AS o
+    WHERE o.event_id < uuid_v7_floor(now() - make_interval(days => :days))
+        AND (
+            o.status = 'delivered'
+            OR o.status = 'dead' AND o.event_id < (
+                SELECT h.high FROM history_archive AS h
+                WHERE h.history = 'workflow_events' AND h.dropped_at IS NOT NULL
+                ORDER BY h.high DESC LIMIT 1
+            )
+        )
+    ORDER BY o.event_id
+    LIMIT :batch_size
+    FOR UPDATE SKIP LOCKED
+) AS gone
+WHERE d.event_id = gone.event_id AND d.handler = gone.handler;
+
+-- name: thin_claims
+-- Delete what old runs claimed; their products are named in the trail.
+DELETE FROM run_claim WHERE owner IN (
+    SELECT c.owner FROM run_claim AS c
+    WHERE c.claimed_at < now() - make_interval(days => :days)
+        AND NOT EXISTS (SELECT 1 FROM processing_queue AS q WHERE q.locked_by = c.owner)
+    LIMIT :batch_size
+    FOR UPDATE SKIP LOCKED
+);
+
+-- name: thin_reports
+-- Delete the reports of old upkeeps.
+DELETE FROM upkeep_run WHERE started_at < now() - make_interval(days => :days);
+
+-- name: analyze_changed
+-- Analyse the tables of which much has changed, as after a bulk load.
+SELECT upkeep_analyze(:changed_rows, :share) AS name;
+
+-- name: record_run
+-- Keep the report of an upkeep that did something.
+INSERT INTO upkeep_run (started_at, report) VALUES (:started_at, CAST(:report AS jsonb)) ON CONFLICT (started_at) DO NOTHING;

@@ -1,0 +1,120 @@
+"""Keeps the database small, planned for and provable: what `workflow_maintenance` and `squorflow upkeep` do.
+
+Owns the order of the chores and their report. Each chore is many short transactions, so upkeep may be stopped at any
+moment and done again at any time; only one does it at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from squorflow.errors import SquorflowError
+from squorflow.monitoring.archive import archive_old_months
+from squorflow.monitoring.heads import export_heads
+from squorflow.postgres.queries import load
+from squorflow.states import TERMINAL_STATES
+from squorflow.workflow.transitions import to_json
+
+if TYPE_CHECKING:
+    from squorflow.config import WorkflowConfig
+    from squorflow.postgres.database import Database
+
+_BATCH = 1000
+_CHANGED_ROWS, _CHANGED_SHARE = 10_000, 0.2
+_REPORT_DAYS = 90
+
+
+@dataclass(slots=True, kw_only=True)
+class UpkeepReport:
+    """What was done. `problems` need a person; what is `postponed` comes by itself."""
+
+    partitions_made: int = 0
+    heads_exported: int = 0
+    archived: list[str] = field(default_factory=list)
+    postponed: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    retired: int = 0
+    deliveries_thinned: int = 0
+    claims_thinned: int = 0
+    analyzed: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """Return one line: what was done, or that nothing was."""
+        done = [
+            f"{name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}"
+            for name, value in dataclasses.asdict(self).items()
+            if value
+        ]
+        return "; ".join(done) or "nothing was due"
+
+
+def run_upkeep(database: Database, *, config: WorkflowConfig) -> UpkeepReport:
+    """Do all that is due; an empty report while another upkeep is at work."""
+    report = UpkeepReport()
+    with _alone(database) as mine:
+        if not mine:
+            report.postponed.append("another upkeep is at work")
+            return report
+        started_at = datetime.now(UTC)
+        queries = load("upkeep")
+        with database.begin() as connection:
+            report.partitions_made = connection.execute(queries["ensure_partitions"]).scalar_one()
+        try:
+            report.heads_exported = export_heads(database, config=config) or 0
+            months = archive_old_months(database, config=config)
+        except (OSError, SquorflowError) as error:
+            # The archive is away: everything else goes on, and nothing leaves the database without it.
+            report.problems.append(str(error))
+        else:
+            report.archived, report.postponed = months.archived, months.postponed
+            report.problems += months.problems
+        _thin(database, report=report, config=config)
+        changed = {"changed_rows": _CHANGED_ROWS, "share": _CHANGED_SHARE}
+        with database.begin() as connection:
+            report.analyzed = list(connection.execute(queries["analyze_changed"], changed).scalars())
+        if report != UpkeepReport():
+            with database.begin() as connection:
+                content = to_json(dataclasses.asdict(report))
+                connection.execute(queries["record_run"], {"started_at": started_at, "report": content})
+    return report
+
+
+def _thin(database: Database, *, report: UpkeepReport, config: WorkflowConfig) -> None:
+    """Remove rows that have had their time, batch by batch."""
+    trail_days = config.retention_trail_days
+    for state in sorted(TERMINAL_STATES):
+        report.retired += _repeat(database, "retire_finished", state=state.value, days=trail_days)
+    report.deliveries_thinned = _repeat(database, "thin_deliveries", days=config.retention_deliveries_days)
+    report.claims_thinned = _repeat(database, "thin_claims", days=trail_days)
+    with database.begin() as connection:
+        connection.execute(load("upkeep")["thin_reports"], {"days": _REPORT_DAYS})
+
+
+def _repeat(database: Database, name: str, **parameters: Any) -> int:
+    """Run a statement in transactions of a batch each until it finds less than a batch; return how many rows went."""
+    total = 0
+    while True:
+        with database.begin() as connection:
+            result = connection.execute(load("upkeep")[name], {**parameters, "batch_size": _BATCH})
+            count: int = result.scalar_one() if result.returns_rows else result.rowcount
+        total += count
+        if count < _BATCH:
+            return total
+
+
+@contextmanager
+def _alone(database: Database) -> Iterator[bool]:
+    """Hold the lock of upkeep, which goes with its session; `False` when somebody else has it."""
+    queries = load("upkeep")
+    with database.session() as session:
+        mine: bool = session.execute(queries["try_lock"]).scalar_one()
+        try:
+            yield mine
+        finally:
+            if mine:
+                session.execute(queries["unlock"])
