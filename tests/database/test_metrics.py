@@ -193,8 +193,23 @@ def crowded(postgres: EmbeddedPostgres, template: str) -> Iterator[Database]:
                 " (SELECT clock_timestamp() - i * interval '1 minute' AS at FROM generate_series(1, :n) AS i) AS t",
                 n=ROWS,
             )
+        with database.begin() as connection:
+            rows(
+                connection,
+                "INSERT INTO workflow_anchor (workflow_id, sequence, workflow_state, state_since, hash)"
+                " SELECT queue_id, trail_sequence, workflow_state, state_since, trail_hash FROM processing_queue"
+                " LIMIT 50000",
+            )
+            rows(
+                connection,
+                "INSERT INTO event_delivery (event_id, handler, stream_id, position, status)"
+                " SELECT uuid_v7(now() - i * interval '1 minute'), 'log', uuid_v7(), i, 'delivered'"
+                " FROM generate_series(1, :n) AS i",
+                n=ROWS,
+            )
         with database.session() as session:
             session.execute(text("VACUUM ANALYZE processing_queue"))
+            session.execute(text("ANALYZE workflow_anchor, event_delivery"))
             session.execute(text("ANALYZE workflow_metrics"))
         yield database
         database.close()
@@ -231,3 +246,10 @@ def test_a_window_reads_its_own_measurements_only(crowded: Database) -> None:
         crowded, "metrics", "summarize", metric_types=["stage_duration", "error"], time_range=timedelta(minutes=15)
     )
     assert not any("Seq Scan" in node["Node Type"] and node["Plan Rows"] > 1 for node in plan)
+
+
+def test_upkeep_looks_at_the_oldest_first_and_not_at_all_there_is(crowded: Database) -> None:
+    retiring = explain(crowded, "upkeep", "retire_finished", state="completed", days=365, batch_size=1000)
+    assert read_by(retiring, "processing_queue") <= {"queue_listing", "queue_completed", "processing_queue_pkey"}
+    thinning = explain(crowded, "upkeep", "thin_deliveries", days=60, batch_size=1000)
+    assert "Seq Scan" not in read_by(thinning, "event_delivery")

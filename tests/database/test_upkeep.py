@@ -99,6 +99,24 @@ def test_an_archived_workflow_goes_on_and_still_verifies_from_its_anchor(
     _assert_proven(database, config)
 
 
+def test_an_archive_may_lie_in_any_store_airflow_knows_and_half_a_file_in_it_is_mended(
+    database: Database, config: WorkflowConfig
+) -> None:
+    make_old(database, WorkflowState.COMPLETED, age=OLD)
+    elsewhere = config.model_copy(update={"archive_store": f"file://{config.home}/elsewhere"})
+    for first in (True, False):
+        with database.begin() as reader:
+            rows(reader, "SELECT count(*) FROM workflow_transitions")
+            run_upkeep(database, config=elsewhere)
+        (file,) = (config.home / "elsewhere" / "workflow_transitions").iterdir()
+        if first:
+            file.write_bytes(file.read_bytes()[:40])
+            rows(database, "DELETE FROM history_archive WHERE history = 'workflow_transitions'")
+    report = run_upkeep(database, config=elsewhere)
+    assert (report.problems, report.retired) == ([], 1)
+    _assert_proven(database, elsewhere)
+
+
 def test_a_forged_anchor_is_found(database: Database, config: WorkflowConfig) -> None:
     parked = make_old(database, WorkflowState.SUSPENDED, age=OLD)
     run_upkeep(database, config=config)

@@ -130,7 +130,8 @@ def _export(database: Database, month: Row[Any], *, store: ObjectStore) -> None:
     with tempfile.TemporaryFile() as temporary:
         file = _write(database, month, into=temporary)
         try:
-            store.put(temporary, file.stored_at)
+            # Its name is its content's, so this can only mend what a killed upkeep left.
+            store.put(temporary, file.stored_at, replace=True)
         except OSError as error:
             raise SquorflowError(f"the archive {store.root} cannot be written ({error.strerror or error})") from error
     _compare(database, month, store=store, file=file)

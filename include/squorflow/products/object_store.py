@@ -28,10 +28,10 @@ class ObjectStore:
         self.root = root
         self._setting = setting
 
-    def put(self, content: bytes | IO[bytes], key: str) -> None:
-        """Store content under a key unless that is there; it appears whole or not at all."""
+    def put(self, content: bytes | IO[bytes], key: str, *, replace: bool = False) -> None:
+        """Store content under a key, unless that is there and not to be replaced; it appears whole or not at all."""
         place = self.place(key)
-        if place.exists():
+        if not replace and place.exists():
             return
         source = BytesIO(content) if isinstance(content, bytes) else content
         if isinstance(place, Path):
