@@ -7,13 +7,15 @@ says as JSON what became of each and how much memory it and its decoders took at
 from __future__ import annotations
 
 import json
-import resource
 import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 from uuid import UUID
 
+import psutil
 from sqlalchemy import make_url
 
 from squorflow.config import WorkflowConfig
@@ -63,18 +65,44 @@ def work() -> None:
         cancellation=Cancellation(),
         database=Database(make_url(address), config=config),
     )
-    output = image_fetch.run(context).output
-    json.dump({**output, "own_kib": _peak_kib(), "decoder_kib": _peak_of_children_kib()}, sys.stdout)
+    with _Watch() as watch:
+        output = image_fetch.run(context).output
+    json.dump({**output, "own_kib": _peak_kib("self"), "decoder_kib": watch.peak_kib}, sys.stdout)
 
 
-def _peak_kib() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+def _peak_kib(process: int | str) -> int:
+    """Return the most memory a process has had; a process that is just ending has none left to tell of."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
-def _peak_of_children_kib() -> int:
-    """Return the peak of the largest child; one decodes at a time."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+class _Watch:
+    """Looks at the peak of each child 200 times a second, since it cannot be asked once the child has ended.
+
+    `ru_maxrss` of children would count what a child shared with this process before it became a program of its own.
+    """
+
+    def __init__(self) -> None:
+        self.peak_kib = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        myself = psutil.Process()
+        while not self._ended.wait(0.005):
+            for child in myself.children():
+                with suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+                    # Between fork and exec a child is still this process.
+                    if child.cmdline() != myself.cmdline():
+                        self.peak_kib = max(self.peak_kib, _peak_kib(child.pid))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from typing import BinaryIO
 from squorflow.errors import DataError
 from squorflow.products.pictures import CleanImage, clean_image
 
-MEMORY_MEBIBYTES = 200
-"""What the process may allocate, itself included; a progressive JPEG of 40 megapixels needs 175."""
+MEMORY_MEBIBYTES = 130
+"""What the process may allocate, itself included, so that a stage and its decoder stay under 300 MB together."""
 CPU_SECONDS = 10
 _WALL_SECONDS = 60
 """For a machine that is too busy to give it its CPU seconds."""

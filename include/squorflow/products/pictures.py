@@ -20,9 +20,9 @@ _READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 _WRITTEN_AS = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WEBP", "GIF": "PNG", "AVIF": "WEBP"}
 """GIF and AVIF are kept as PNG and WebP, because vision models do not take them."""
 _MIME_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-MAX_PIXELS = {"JPEG": 40_000_000, "PNG": 20_000_000, "GIF": 20_000_000, "WEBP": 8_000_000, "AVIF": 8_000_000}
+MAX_PIXELS = {"JPEG": 24_000_000, "PNG": 12_000_000, "GIF": 12_000_000, "WEBP": 4_000_000, "AVIF": 4_000_000}
 """What can be decoded and encoded in `picture_process.MEMORY_MEBIBYTES`: a pixel costs up to 8 bytes, of WebP 21."""
-_FULL_PIXELS = 12_000_000
+_FULL_PIXELS = 8_000_000
 """A larger JPEG is decoded at half its width and height; no other kind can be."""
 _MIN_SIDE = 8
 """Smaller ones are tracking pixels and spacers."""
