@@ -260,7 +260,12 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
             BY_KEY,
         ),
         ("listing", "get_status", {"workflow_id": UUID(int=1)}, BY_KEY),
-        ("reaper", "abandon_expired", {"actor": "reaper", "batch_size": 500, "passed_over": []}, {"queue_owned"}),
+        (
+            "reaper",
+            "abandon_expired",
+            {"actor": "reaper", "batch_size": 500, "instance": "airflow", "passed_over": []},
+            {"queue_owned"},
+        ),
         ("reaper", "list_owners", {"instance": "airflow"}, {"queue_owned"}),
         ("waking", "look", {"since": None}, {"queue_claimable", "queue_retry_due", "queue_owned"}),
         ("marks", "release_begun", {"owner": RUN, "actor": "a", "reason": "r"}, {"queue_owned", "queue_listing"}),

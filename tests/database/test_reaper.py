@@ -224,15 +224,44 @@ def test_liveness_is_asked_about_the_runs_of_this_instance_only(database: Databa
     assert sorted(runs.asked) == [RUN, "dagtest:airflow/product_workflow/t"]
 
 
-def test_a_wait_whose_deadline_has_long_passed_is_taken_back(database: Database, config: WorkflowConfig) -> None:
-    held = hold_one(database)
+def _wait_since(database: Database, minutes: int) -> None:
+    """Let what is held wait for something whose time came so many minutes ago."""
     rows(
         database,
-        "UPDATE processing_queue SET workflow_state = 'waiting', waiting_until = clock_timestamp() - interval '4 min'",
+        "UPDATE processing_queue SET workflow_state = 'waiting',"
+        " waiting_until = clock_timestamp() - make_interval(mins => :minutes)",
+        minutes=minutes,
     )
-    assert reap(database, liveness=Runs(run=ALIVE), config=config).expired == 0
-    rows(database, "UPDATE processing_queue SET waiting_until = clock_timestamp() - interval '6 min'")
-    assert reap(database, liveness=Runs(run=ALIVE), config=config).expired == 1
+
+
+@pytest.mark.parametrize("owner", [WORKER, "airflow:elsewhere/product_workflow/run_9", "airflow:airflow2/d/r"])
+def test_a_wait_whose_deadline_has_long_passed_is_taken_back(
+    database: Database, config: WorkflowConfig, owner: str
+) -> None:
+    held = hold_one(database, owner=owner)
+    _wait_since(database, 4)
+    assert reap(database, liveness=nothing_known, config=config).expired == 0
+    _wait_since(database, 6)
+    assert reap(database, liveness=nothing_known, config=config).expired == 1
+    assert get_state(database, held.workflow_id) == "queued"
+
+
+@pytest.mark.parametrize("owner", [RUN, "dagtest:airflow/product_workflow/t"])
+@pytest.mark.parametrize("alive", [True, None], ids=["alive", "unknown"])
+def test_a_run_of_ours_that_is_not_known_to_be_over_may_wake_its_product_late(
+    database: Database, config: WorkflowConfig, owner: str, *, alive: bool | None
+) -> None:
+    held = hold_one(database, owner=owner)
+    _wait_since(database, 90)
+    lives = {} if alive is None else {owner: ALIVE}
+    assert reap(database, liveness=lambda _owners: lives, config=config).expired == 0
+    assert get_state(database, held.workflow_id) == "waiting"
+
+
+def test_a_wait_of_a_run_that_is_over_is_taken_back_at_once(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database)
+    _wait_since(database, 0)
+    assert reap(database, liveness=Runs(run=DEAD), config=config).of_dead_runs == 1
     assert get_state(database, held.workflow_id) == "queued"
 
 

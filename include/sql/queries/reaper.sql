@@ -1,5 +1,5 @@
 -- name: abandon_expired
--- Take back rows whose lease has run out, whoever owned them; also waits whose deadline has long passed.
+-- Take back rows whose lease has run out, whoever owned them; also waits long past their deadline, but for those of runs that can be asked.
 SELECT gone.queue_id, workflow_try_abandon(gone.queue_id, :actor, 'worker lost: the lease of ' || coalesce(gone.locked_by, 'nobody') || ' ran out') AS refusal
 FROM (
     SELECT q.queue_id, q.locked_by
@@ -12,7 +12,11 @@ FROM (
                 starts_with(q.locked_by, 'worker:') AND q.lease_expires_at IS NULL
                 AND q.workflow_state IN ('queued', 'processing', 'retrying')
             )
-            OR (q.workflow_state = 'waiting' AND q.waiting_until < clock_timestamp() - interval '5 minutes')
+            -- Whether a run of this instance still wakes its product is told by its tasks, not by a clock.
+            OR (
+                q.workflow_state = 'waiting' AND q.waiting_until < clock_timestamp() - interval '5 minutes'
+                AND NOT starts_with(q.locked_by, 'airflow:' || :instance || '/') AND NOT starts_with(q.locked_by, 'dagtest:' || :instance || '/')
+            )
         )
         AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
     ORDER BY q.locked_by, q.queue_id

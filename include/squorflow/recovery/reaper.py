@@ -72,9 +72,10 @@ class ReapReport:
 def reap(database: Database, *, liveness: Liveness, config: WorkflowConfig) -> ReapReport:
     """Take back abandoned rows and queue due retries; safe to run at any time, by any number at once."""
     passed_over: set[UUID] = set()
-    expired = _repeat(database, "abandon_expired", {}, passed_over=passed_over)
+    instance = {"instance": config.instance}
+    expired = _repeat(database, "abandon_expired", instance, passed_over=passed_over)
     with database.begin() as connection:
-        owners = list(connection.execute(load("reaper")["list_owners"], {"instance": config.instance}).scalars())
+        owners = list(connection.execute(load("reaper")["list_owners"], instance).scalars())
     lives = liveness(owners) if owners else {}
     dead = sorted(owner for owner, life in lives.items() if not life.alive)
     of_dead_runs = _repeat(database, "abandon_of_dead_runs", {"owners": dead}, passed_over=passed_over) if dead else 0
