@@ -38,6 +38,12 @@ def test_every_chore_is_independent_tried_again_and_bounded_in_time(dag: DAG) ->
         assert task.execution_timeout
 
 
+def test_no_product_keeps_a_chore_waiting_for_a_slot(dag: DAG) -> None:
+    # Under the rule "upstream" a task weighs as much as all before it together with itself.
+    heaviest = sum(task.priority_weight for task in load_dag().tasks)
+    assert all(task.priority_weight > heaviest for task in dag.tasks)
+
+
 def test_one_run_at_a_time_and_none_is_made_up(dag: DAG) -> None:
     assert dag.max_active_runs == 1
     assert not dag.catchup

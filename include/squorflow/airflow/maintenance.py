@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
+FIRST = 1_000
+"""Priority of a chore: a product's last stage has eight, and who rescues products must not queue behind them."""
+
+
 class ChoreOperator(BaseOperator):
-    """A chore that is tried again soon, and else left to the next run of the DAG.
+    """A chore that goes before all products, is tried again soon, and else left to the next run of the DAG.
 
     Subclasses do it in `execute`; it must be safe to do at any time, by any number at once.
     """
@@ -31,6 +35,7 @@ class ChoreOperator(BaseOperator):
         settings.setdefault("retries", 1)
         settings.setdefault("retry_delay", timedelta(seconds=10))
         settings.setdefault("execution_timeout", timedelta(minutes=10))
+        settings.setdefault("priority_weight", FIRST)
         super().__init__(**settings)
 
 
