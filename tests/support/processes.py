@@ -1,4 +1,7 @@
-"""Worker processes for tests to stop, continue and kill (`support.worker_process`), and waiting for what they do."""
+"""Worker processes for tests to stop, continue and kill (`support.worker_process`), and waiting for what they do.
+
+Processes that others started are only looked at here.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
+
+import psutil
 
 from squorflow.postgres.database import Database
 from support.workflows import RUN
@@ -25,6 +30,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.02)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Say whether a process runs; one that ended and that nobody has asked about yet (a zombie) does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager

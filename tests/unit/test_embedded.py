@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from squorflow.errors import ConfigurationError
 from squorflow.postgres.embedded import EmbeddedPostgres
+from support.processes import runs, wait_until
 
 USER = """
 import sys
@@ -99,7 +100,7 @@ def test_a_user_killed_at_once_leaves_no_server_behind(postgres: EmbeddedPostgre
         user = use(postgres, stack)
         server = server_process(postgres)
         user.kill()
-        server.wait(30)
+        wait_until(lambda: not runs(server))
     with postgres.running():
         assert answer(postgres, "SELECT 1") == 1
 
@@ -110,10 +111,10 @@ def test_a_killed_keeper_takes_the_server_along_and_the_next_start_copes(postgre
         server = server_process(postgres)
         keeper = keeper_process(postgres)
         keeper.kill()
-        keeper.wait(30)
+        wait_until(lambda: not runs(keeper))
         with postgres.running():
             assert answer(postgres, "SELECT 1") == 1
-            assert not server.is_running()
+            assert not runs(server)
 
 
 def test_a_killed_server_takes_the_keeper_along_and_the_next_start_copes(postgres: EmbeddedPostgres) -> None:
@@ -121,7 +122,7 @@ def test_a_killed_server_takes_the_keeper_along_and_the_next_start_copes(postgre
         use(postgres, stack)
         keeper = keeper_process(postgres)
         server_process(postgres).kill()
-        keeper.wait(30)
+        wait_until(lambda: not runs(keeper))
         with postgres.running():
             assert answer(postgres, "SELECT 1") == 1
 

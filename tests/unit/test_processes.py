@@ -14,6 +14,7 @@ import pytest
 from squorflow.airflow.exclusive import exclusive
 from squorflow.airflow.processes import Processes
 from squorflow.errors import ConfigurationError
+from support.processes import runs
 
 # A child that starts another in a process group of its own, as Airflow's supervisors do, and will not hear of SIGTERM.
 STUBBORN = """
@@ -49,7 +50,7 @@ def test_leaving_ends_stubborn_children_and_grandchildren(tmp_path: Path, monkey
         while len(pids := processes.log_of("stubborn").read_text().split()) < 2:
             pass
         family = [psutil.Process(int(pid)) for pid in pids]
-    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not [process for process in family if runs(process)]
 
 
 def test_a_child_that_ends_is_named_with_its_exit_code_and_its_last_words(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_killing_the_parent_ends_its_children_and_then_frees_the_lock(tmp_path: 
         parent.kill()
         os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
         with exclusive(tmp_path, what="make demo"):
-            assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+            assert not runs(child)
 
 
 def test_the_lock_names_who_holds_it(tmp_path: Path) -> None:
