@@ -6,6 +6,7 @@ process, so it has no side effects and imports nothing heavy; what only the api-
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -18,3 +19,18 @@ class SquorflowPlugin(AirflowPlugin):
 
     name = "squorflow"
     listeners: list[Any] = [preload, listener]  # noqa: RUF012 - Airflow declares it so
+
+    @cached_property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # Airflow only reads it
+        """The workflow API; asked for by the api-server only."""
+        from squorflow.api.address import PREFIX
+        from squorflow.api.app import create_app
+
+        return [{"app": create_app(), "url_prefix": PREFIX, "name": "squorflow workflow API"}]
+
+    @cached_property
+    def fastapi_root_middlewares(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """What lets the API's list answer without a trailing slash."""
+        from squorflow.api.address import BareAddress
+
+        return [{"middleware": BareAddress, "args": [], "kwargs": {}, "name": "squorflow bare address"}]

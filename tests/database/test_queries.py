@@ -19,6 +19,7 @@ from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.postgres.queries import load, read_queries, sql_folder
 from squorflow.states import Stage, WorkflowState
 from squorflow.workflow import leases
+from squorflow.workflow.listing import WorkflowFilter
 from support import workflows
 from support.workflows import RUN, rows, value
 
@@ -316,18 +317,12 @@ def test_an_answer_and_its_claim_are_found_by_their_key(
 
 
 def test_the_first_page_of_the_list_reads_the_newest_by_index(crowded: Database) -> None:
-    plan = _plan(
-        crowded,
-        "listing",
-        "list_workflows",
-        before=UUID(int=(1 << 128) - 1),
-        states=None,
-        stage=None,
-        search=None,
-        page_size=20,
-    )
-    assert _scans(plan, "processing_queue") == {"processing_queue_pkey"}
-    assert not any(node["Node Type"] == "Sort" for node in plan)
+    wanted = WorkflowFilter().parameters()
+    plan = _plan(crowded, "listing", "list_workflows", before=UUID(int=(1 << 128) - 1), page_size=20, **wanted)
+    assert _scans(plan, "processing_queue") == {"queue_listing"}
+    (page,) = [node for node in plan if node.get("Index Name") == "queue_listing"]
+    assert {"workflow_state", "queue_id"} <= set(re.findall(r"workflow_state|queue_id", page["Index Cond"]))
+    assert not any(node["Node Type"] == "Sort" and node["Plan Rows"] > 1000 for node in plan)
 
 
 def test_a_trail_is_read_by_its_index_in_every_partition(crowded: Database) -> None:

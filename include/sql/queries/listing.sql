@@ -8,18 +8,41 @@ FROM vw_workflow_status AS v
 WHERE v.workflow_id = :workflow_id;
 
 -- name: list_workflows
--- Read a page of workflows, newest first, by keyset.
+-- Read a page of workflows, newest first, by keyset: a page of each wanted state by its index, and the newest of these.
 SELECT
-    q.queue_id AS workflow_id, q.workflow_state, q.stage, q.retry_count, q.max_retries, q.priority, q.product_id,
-    q.product_name, q.locked_by, extract(epoch FROM (now() - q.locked_at)) AS lock_duration, q.queued_at,
-    q.processing_started_at, q.completed_at, q.next_retry_at, q.last_error, q.error_category, q.suspend_kind, q.source_url
-FROM processing_queue AS q
-WHERE q.queue_id < :before
-    AND (CAST(:states AS text []) IS NULL OR q.workflow_state = ANY(CAST(:states AS text [])))
-    AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
-    AND (CAST(:search AS text) IS NULL OR q.product_name ILIKE :search OR q.source_url ILIKE :search)
-ORDER BY q.queue_id DESC
+    w.workflow_id, w.workflow_state, w.stage, w.retry_count, w.max_retries, w.priority, w.product_id, w.product_name,
+    w.locked_by, w.lock_duration, w.queued_at, w.processing_started_at, w.completed_at, w.next_retry_at, w.last_error,
+    w.error_category, w.suspend_kind, w.source_url
+FROM unnest(CAST(:states AS text [])) AS s (workflow_state)
+CROSS JOIN LATERAL (
+    SELECT
+        q.queue_id AS workflow_id, q.workflow_state, q.stage, q.retry_count, q.max_retries, q.priority, q.product_id,
+        q.product_name, q.locked_by, extract(epoch FROM (now() - q.locked_at)) AS lock_duration, q.queued_at,
+        q.processing_started_at, q.completed_at, q.next_retry_at, q.last_error, q.error_category, q.suspend_kind, q.source_url
+    FROM processing_queue AS q
+    WHERE q.workflow_state = s.workflow_state AND q.queue_id < :before
+        AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
+        AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
+        AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
+        AND (CAST(:search AS text) IS NULL OR q.product_name ILIKE :search OR q.source_url ILIKE :search)
+    ORDER BY q.queue_id DESC
+    LIMIT :page_size
+) AS w
+ORDER BY w.workflow_id DESC
 LIMIT :page_size;
+
+-- name: count_workflows
+-- Count the workflows a list is of, as far as a person reads.
+SELECT count(*) FROM (
+    SELECT 1
+    FROM processing_queue AS q
+    WHERE q.workflow_state = ANY(CAST(:states AS text []))
+        AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
+        AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
+        AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
+        AND (CAST(:search AS text) IS NULL OR q.product_name ILIKE :search OR q.source_url ILIKE :search)
+    LIMIT :most
+) AS counted;
 
 -- name: count_states
 -- Count workflows by state, for a person at a terminal.

@@ -14,7 +14,7 @@ from squorflow.states import Stage, WorkflowState
 
 if TYPE_CHECKING:
     from squorflow.postgres.database import Database
-    from squorflow.workflow.listing import WorkflowStatus
+    from squorflow.workflow.listing import WorkflowFilter, WorkflowStatus
 
 _PAGE = 200
 
@@ -46,14 +46,13 @@ def status(*, workflow_id: UUID, as_json: bool) -> None:
 @json_option
 def list_(*, states: tuple[str, ...], stage: str | None, search: str | None, limit: int, as_json: bool) -> None:
     """List workflows, newest first; with --json one object a line."""
+    from squorflow.workflow.listing import WorkflowFilter
+
+    wanted = WorkflowFilter(
+        states=[WorkflowState(state) for state in states], stage=Stage(stage) if stage else None, search=search
+    )
     with session.open_database(session.read_config()) as database:
-        found = _list(
-            database,
-            states=[WorkflowState(state) for state in states],
-            stage=Stage(stage) if stage else None,
-            search=search,
-            limit=limit,
-        )
+        found = _list(database, wanted, limit=limit)
         if as_json:
             for one in found:
                 emit({**plain(one), "allowed_transitions": one.allowed_transitions})
@@ -74,18 +73,14 @@ def list_(*, states: tuple[str, ...], stage: str | None, search: str | None, lim
         )
 
 
-def _list(
-    database: Database, *, states: list[WorkflowState], stage: Stage | None, search: str | None, limit: int
-) -> Iterator[WorkflowStatus]:
+def _list(database: Database, wanted: WorkflowFilter, *, limit: int) -> Iterator[WorkflowStatus]:
     """Yield workflows page by page, so that any limit takes the memory of a page."""
     from squorflow.workflow import listing
 
     before: UUID | None = None
     while limit > 0:
         with database.begin() as connection:
-            page = listing.list_workflows(
-                connection, states=states, stage=stage, search=search, before=before, page_size=min(limit, _PAGE)
-            )
+            page = listing.list_workflows(connection, wanted, before=before, page_size=min(limit, _PAGE))
         yield from page
         if len(page) < min(limit, _PAGE):
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
@@ -82,16 +83,27 @@ def _translate_refusal(context: ExceptionContext) -> StateError | None:
 class Database:
     """One Postgres database, with a pool of connections for work and one for advisory locks."""
 
-    def __init__(self, url: URL | str, *, config: WorkflowConfig | None = None) -> None:
+    def __init__(
+        self, url: URL | str, *, config: WorkflowConfig | None = None, patience: timedelta | None = None
+    ) -> None:
+        """Name the database; `patience` is for servers that answer people: how long a statement may run.
+
+        Then it also waits for a lock no longer than a third of that, connections are tried before use, so that nothing
+        is left of an outage once it is over, and every statement is planned for its own parameters: a filter that is
+        there or not needs another plan.
+        """
         self._config = config or get_config()
+        self._patience = patience
         self.url = url
         self._engine: Engine | None = None
         self._sessions: Engine | None = None
 
     @classmethod
-    def from_environment(cls, config: WorkflowConfig, *, direct: bool = False) -> Database:
+    def from_environment(
+        cls, config: WorkflowConfig, *, direct: bool = False, patience: timedelta | None = None
+    ) -> Database:
         """Open the configured database; `direct` prefers `workflow_db_direct` (migrations, LISTEN)."""
-        return cls(find_url(config, direct=direct), config=config)
+        return cls(find_url(config, direct=direct), config=config, patience=patience)
 
     def _create_engine(self, **options: Any) -> Engine:
         from sqlalchemy import create_engine, event, make_url
@@ -101,6 +113,10 @@ class Database:
         settings = f"-c TimeZone=UTC -c DateStyle=ISO -c idle_in_transaction_session_timeout={idle_milliseconds}"
         if not self._config.enable_metrics:
             settings += " -c squorflow.metrics=off"
+        if self._patience is not None:
+            milliseconds = int(self._patience.total_seconds() * 1000)
+            settings += f" -c statement_timeout={milliseconds} -c lock_timeout={milliseconds // 3}"
+            settings += " -c plan_cache_mode=force_custom_plan"
         url = make_url(self.url)
         # Whoever named the database may have set more, a search_path for one. What comes last holds.
         theirs = url.query.get("options") or os.environ.get("PGOPTIONS", "")
@@ -123,7 +139,7 @@ class Database:
     def engine(self) -> Engine:
         """The engine for work."""
         if self._engine is None:
-            self._engine = self._create_engine()
+            self._engine = self._create_engine(pool_pre_ping=self._patience is not None)
         return self._engine
 
     @contextmanager

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from squorflow.errors import WorkflowNotFound
+from squorflow.errors import ErrorCategory, WorkflowNotFound
 from squorflow.postgres.queries import load
 from squorflow.states import TRANSITIONS, Stage, WorkflowState
+from squorflow.workflow.transitions import clean
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
@@ -46,6 +47,16 @@ class WorkflowStatus:
         """The states it may go to from here."""
         return tuple(sorted(TRANSITIONS[self.current_state]))
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return it in the shape of the API: what has no column of its own there stands in `metadata`."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        metadata = {name: found.pop(name) for name in ("source_url", "error_category", "suspend_kind")}
+        return {
+            **found,
+            "allowed_transitions": list(self.allowed_transitions),
+            "metadata": {name: value for name, value in metadata.items() if value is not None},
+        }
+
 
 def _status(row: Row[Any]) -> WorkflowStatus:
     return WorkflowStatus(
@@ -78,34 +89,56 @@ def get_status(connection: Connection, workflow_id: UUID) -> WorkflowStatus:
     return _status(row)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowFilter:
+    """Which workflows a list is of; what is `None` or empty lets all pass.
+
+    `search` looks for these words anywhere in product name and page address, `brand` for the whole name in any case.
+    """
+
+    states: Collection[WorkflowState] = ()
+    stage: Stage | None = None
+    brand: str | None = None
+    error_category: ErrorCategory | None = None
+    search: str | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the queries bind."""
+        pattern = None
+        if self.search:
+            escaped = clean(self.search).replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")
+            pattern = f"%{escaped}%"
+        return {
+            "states": [state.value for state in dict.fromkeys(self.states or WorkflowState)],
+            "stage": self.stage.value if self.stage else None,
+            "brand": clean(self.brand) if self.brand else None,
+            "error_category": self.error_category.value if self.error_category else None,
+            "search": pattern,
+        }
+
+
+ALL_WORKFLOWS = WorkflowFilter()
+
+
 def list_workflows(
     connection: Connection,
+    wanted: WorkflowFilter = ALL_WORKFLOWS,
     *,
-    states: Collection[WorkflowState] | None = None,
-    stage: Stage | None = None,
-    search: str | None = None,
     before: UUID | None = None,
     page_size: int = 20,
 ) -> list[WorkflowStatus]:
-    """Return a page of workflows, newest first; pass the last one's id as `before` for the next page.
-
-    `search` looks for these words anywhere in product name and page address.
-    """
-    pattern = None
-    if search:
-        escaped = search.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")
-        pattern = f"%{escaped}%"
+    """Return a page of workflows, newest first; pass the last one's id as `before` for the next page."""
     rows = connection.execute(
         load("listing")["list_workflows"],
-        {
-            "states": [state.value for state in states] if states else None,
-            "stage": stage.value if stage else None,
-            "search": pattern,
-            "before": before or _AFTER_ALL,
-            "page_size": page_size,
-        },
+        {**wanted.parameters(), "before": before or _AFTER_ALL, "page_size": page_size},
     )
     return [_status(row) for row in rows]
+
+
+def count_workflows(connection: Connection, wanted: WorkflowFilter = ALL_WORKFLOWS, *, most: int) -> int:
+    """Count workflows, but stop at `most`."""
+    parameters = {**wanted.parameters(), "most": most}
+    return int(connection.execute(load("listing")["count_workflows"], parameters).scalar_one())
 
 
 def count_states(connection: Connection) -> dict[WorkflowState, int]:

@@ -1,0 +1,13 @@
+"""The workflow API inside Airflow's web server: a FastAPI app that the plugin mounts under `/api/v1/workflow`.
+
+    app.py           puts the parts together; the only thing the plugin asks for
+    dependencies.py  who is asking and what they may do (Airflow's auth manager), and the database
+    problems.py      every refusal as problem+json
+    limits.py        how much a request may weigh
+    address.py       the one address a mount does not answer by itself
+    schemas.py       the shapes on the wire
+    workflows.py     one router per noun, this and the following
+
+Only the api-server imports anything of this; elsewhere the plugin leaves it alone. Owns HTTP and nothing else: what an
+action does, and whether it may, is `squorflow.workflow`'s and Postgres' business.
+"""

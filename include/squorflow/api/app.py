@@ -1,0 +1,33 @@
+"""Puts the API together: routers, handlers, limits, and what its OpenAPI document says of all routes."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from squorflow.api import problems, workflows
+from squorflow.api.limits import BodyLimit
+
+DESCRIPTION = """
+Where products stand on their way through `product_workflow`, and what a person may do about it.
+
+Sign in as for Airflow: with a bearer token from `POST /auth/token`, or in the browser by Airflow's own cookie. Reading
+takes the right to see runs of `product_workflow`, writing the right to start one. Refusals are
+`application/problem+json`.
+"""
+
+
+def create_app() -> FastAPI:
+    """Return the app that the plugin mounts."""
+    app = FastAPI(
+        title="squorflow workflow API",
+        description=DESCRIPTION,
+        version=version("squorflow"),
+        # Answering with a redirect would lose a POST's body.
+        redirect_slashes=False,
+    )
+    app.add_middleware(BodyLimit)
+    problems.add_handlers(app)
+    app.include_router(workflows.router)
+    return app

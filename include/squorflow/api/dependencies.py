@@ -1,0 +1,121 @@
+"""What routes need from outside: who is asking, whether Airflow lets them, Airflow's audit log, and the database.
+
+The only module of the API that imports Airflow. Reading takes the right to see runs of `product_workflow`, writing the
+right to start one: both are asked by method, so that no auth manager lets a viewer write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
+from airflow.configuration import conf
+from airflow.models.log import Log
+from airflow.utils.session import create_session
+from fastapi import Depends, Request
+from sqlalchemy import Connection
+
+from squorflow.api.problems import Problem
+from squorflow.config import get_config
+from squorflow.postgres.database import Database
+
+DAG_ID = "product_workflow"
+"""The DAG whose rights decide."""
+
+PATIENCE = timedelta(seconds=15)
+"""No statement of a request runs longer."""
+
+_LONGEST_NAME = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """A user whom Airflow knows and who may do what the route does."""
+
+    name: str
+
+    @property
+    def actor(self) -> str:
+        """What the audit trail calls them."""
+        return f"api:{self.name[:_LONGEST_NAME]}"
+
+    def record(self, event: str, **facts: Any) -> None:
+        """Enter what is about to be done into Airflow's audit log, whatever comes of it."""
+        extra = json.dumps(facts, default=str)
+        with create_session() as session:
+            session.add(
+                Log(f"workflow_{event}", owner=self.name, owner_display_name=self.name, dag_id=DAG_ID, extra=extra)
+            )
+
+
+def _find_reader(
+    user: GetUserDep, _allowed: Annotated[None, Depends(requires_access_dag("GET", DagAccessEntity.RUN, DAG_ID))]
+) -> Caller:
+    return Caller(name=user.get_name())
+
+
+def _find_writer(
+    request: Request,
+    *,
+    user: GetUserDep,
+    _allowed: Annotated[None, Depends(requires_access_dag("POST", DagAccessEntity.RUN, DAG_ID))],
+) -> Caller:
+    if not request.headers.get("authorization", "").lower().startswith("bearer "):
+        _refuse_foreign_origin(request)
+    return Caller(name=user.get_name())
+
+
+def _refuse_foreign_origin(request: Request) -> None:
+    """Refuse a write that rides on the browser's cookie, unless it is JSON from a page of this very server."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "not-json",
+            detail="A write by cookie has to say `Content-Type: application/json`.",
+        )
+    own = {_origin(str(request.base_url)), _origin(conf.get("api", "base_url", fallback="") or "")}
+    origin = request.headers.get("origin")
+    if not origin or _origin(origin) not in own:
+        raise Problem(
+            HTTPStatus.FORBIDDEN,
+            "foreign-origin",
+            detail="A write by cookie has to come from a page of this server; others send a bearer token. "
+            "Behind a proxy, [api] base_url has to be the address that browsers see.",
+        )
+
+
+def _origin(address: str) -> str | None:
+    """Return scheme, host and port of an address; `None` where it has none."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}".lower() if parts.scheme in {"http", "https"} and parts.netloc else None
+
+
+@cache
+def _open_database() -> Database:
+    """Open the database once; what fails is tried again at the next request."""
+    return Database.from_environment(get_config(), patience=PATIENCE)
+
+
+def find_database() -> Database:
+    """Return the database whose connections are tried before use and whose statements are bounded."""
+    return _open_database()
+
+
+def _begin(database: Annotated[Database, Depends(find_database)]) -> Iterator[Connection]:
+    with database.begin() as connection:
+        yield connection
+
+
+Reader = Annotated[Caller, Depends(_find_reader)]
+Writer = Annotated[Caller, Depends(_find_writer)]
+DatabaseOf = Annotated[Database, Depends(find_database)]
+Transaction = Annotated[Connection, Depends(_begin, scope="function")]
+"""A transaction that is committed before the answer goes out, and rolled back by any exception."""
