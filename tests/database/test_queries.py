@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import text
 
 from squorflow.config import WorkflowConfig
+from squorflow.errors import ErrorCategory
 from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.postgres.queries import load, read_queries, sql_folder
 from squorflow.states import Stage, WorkflowState
-from squorflow.workflow import leases
+from squorflow.workflow import leases, listing
 from squorflow.workflow.listing import WorkflowFilter
 from support import workflows
 from support.workflows import RUN, rows, value
@@ -316,13 +317,60 @@ def test_an_answer_and_its_claim_are_found_by_their_key(
     assert _scans(_plan(crowded, "answers", name, **ANSWER, **parameters), table) == {f"{table}_pkey"}
 
 
-def test_the_first_page_of_the_list_reads_the_newest_by_index(crowded: Database) -> None:
-    wanted = WorkflowFilter().parameters()
-    plan = _plan(crowded, "listing", "list_workflows", before=UUID(int=(1 << 128) - 1), page_size=20, **wanted)
-    assert _scans(plan, "processing_queue") == {"queue_listing"}
-    (page,) = [node for node in plan if node.get("Index Name") == "queue_listing"]
-    assert {"workflow_state", "queue_id"} <= set(re.findall(r"workflow_state|queue_id", page["Index Cond"]))
+FILTERS: dict[str, tuple[WorkflowFilter, set[str]]] = {
+    "everything": (WorkflowFilter(), {"queue_listing"}),
+    "two states": (WorkflowFilter(states=[WorkflowState.RETRYING, WorkflowState.PROCESSING]), {"queue_listing"}),
+    "brand": (WorkflowFilter(brand="BRAND 77"), {"queue_by_brand", "queue_listing"}),
+    "a state of a brand": (WorkflowFilter(states=[WorkflowState.QUEUED], brand="brand 77"), {"queue_by_brand"}),
+    "error": (WorkflowFilter(error_category=ErrorCategory.DATA), {"queue_by_error", "queue_listing"}),
+    "words": (WorkflowFilter(search="oat 4711"), {"queue_listing", "processing_queue_pkey"}),
+    "all at once": (
+        WorkflowFilter(states=[WorkflowState.QUEUED], stage=Stage.DISCOVERY, brand="brand 77", search="oat 77"),
+        {"queue_by_brand", "queue_listing", "processing_queue_pkey"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def branded(crowded: Database) -> Database:
+    """The crowded database, with a brand on every row and a payload for it."""
+    with crowded.begin() as connection:
+        rows(
+            connection,
+            "UPDATE processing_queue SET brand_name = 'Brand ' || CAST(split_part(product_name, ' ', 2) AS int) % 1000",
+        )
+        rows(
+            connection,
+            "INSERT INTO workflow_payload SELECT queue_id, jsonb_build_object('name', replace(product_name, 'Product',"
+            " 'Oat'), 'url', source_url) FROM processing_queue",
+        )
+    with crowded.session() as session:
+        session.execute(text("VACUUM ANALYZE processing_queue, workflow_payload"))
+    return crowded
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_page_of_the_list_is_read_by_index_whatever_it_is_filtered_by(branded: Database, name: str) -> None:
+    wanted, indexes = FILTERS[name]
+    first = {"before": UUID(int=(1 << 128) - 1), "page_size": 20}
+    plan = _plan(branded, "listing", "list_workflows", **first, **wanted.parameters())
+    used = {node["Index Name"] for node in plan if "Index Name" in node}
+    assert used & indexes
+    assert not any(node["Node Type"] == "Seq Scan" and node["Plan Rows"] > 100 for node in plan)
     assert not any(node["Node Type"] == "Sort" and node["Plan Rows"] > 1000 for node in plan)
+    assert ("payload_words" in used) == (wanted.search is not None)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_list_and_its_total_agree(branded: Database, name: str) -> None:
+    wanted, _ = FILTERS[name]
+    with branded.begin() as connection:
+        found = listing.list_workflows(connection, wanted, page_size=200)
+        total = listing.count_workflows(connection, wanted, most=200)
+    assert len(found) == total
+    assert [one.workflow_id for one in found] == sorted((one.workflow_id for one in found), reverse=True)
+    assert total == {"everything": 200, "two states": 200, "words": 11, "error": 0}.get(name, total)
+    assert total > 0 or name == "error"
 
 
 def test_a_trail_is_read_by_its_index_in_every_partition(crowded: Database) -> None:

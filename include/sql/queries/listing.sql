@@ -24,7 +24,12 @@ CROSS JOIN LATERAL (
         AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
         AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
         AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
-        AND (CAST(:search AS text) IS NULL OR q.product_name ILIKE :search OR q.source_url ILIKE :search)
+        AND (
+            CAST(:words AS text) IS NULL
+            OR q.queue_id IN (
+                SELECT p.workflow_id FROM workflow_payload AS p WHERE workflow_words(p.crawler_data) @@ to_tsquery('simple', :words)
+            )
+        )
     ORDER BY q.queue_id DESC
     LIMIT :page_size
 ) AS w
@@ -40,7 +45,12 @@ SELECT count(*) FROM (
         AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
         AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
         AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
-        AND (CAST(:search AS text) IS NULL OR q.product_name ILIKE :search OR q.source_url ILIKE :search)
+        AND (
+            CAST(:words AS text) IS NULL
+            OR q.queue_id IN (
+                SELECT p.workflow_id FROM workflow_payload AS p WHERE workflow_words(p.crawler_data) @@ to_tsquery('simple', :words)
+            )
+        )
     LIMIT :most
 ) AS counted;
 

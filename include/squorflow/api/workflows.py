@@ -30,7 +30,9 @@ def list_workflows(
     stage: Stage | None = None,
     brand: Annotated[str | None, Query(max_length=200, description="the whole name, in any case")] = None,
     error_category: ErrorCategory | None = None,
-    text: Annotated[str | None, Query(max_length=200, description="words in product name or page address")] = None,
+    text: Annotated[
+        str | None, Query(max_length=200, description="beginnings of words in product name or page address")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=schemas.LARGEST_PAGE)] = 20,
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> schemas.StatusPage:

@@ -41,7 +41,7 @@ def status(*, workflow_id: UUID, as_json: bool) -> None:
     "--state", "states", type=click.Choice([state.value for state in WorkflowState]), multiple=True, help="Repeatable."
 )
 @click.option("--stage", type=click.Choice([stage.value for stage in Stage]))
-@click.option("--search", help="Words in the product's name or page address.")
+@click.option("--search", help="Beginnings of words in the product's name or page address.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @json_option
 def list_(*, states: tuple[str, ...], stage: str | None, search: str | None, limit: int, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -16,6 +17,8 @@ from squorflow.workflow.transitions import clean
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
+_WORD = re.compile(r"[^\W_]+")
+_MOST_WORDS = 20
 _AFTER_ALL = UUID(int=(1 << 128) - 1)
 
 
@@ -93,7 +96,7 @@ def get_status(connection: Connection, workflow_id: UUID) -> WorkflowStatus:
 class WorkflowFilter:
     """Which workflows a list is of; what is `None` or empty lets all pass.
 
-    `search` looks for these words anywhere in product name and page address, `brand` for the whole name in any case.
+    `search` looks for words that begin so in product name and page address, `brand` for the whole name in any case.
     """
 
     states: Collection[WorkflowState] = ()
@@ -104,17 +107,18 @@ class WorkflowFilter:
 
     def parameters(self) -> dict[str, Any]:
         """Return what the queries bind."""
-        pattern = None
-        if self.search:
-            escaped = clean(self.search).replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")
-            pattern = f"%{escaped}%"
         return {
             "states": [state.value for state in dict.fromkeys(self.states or WorkflowState)],
             "stage": self.stage.value if self.stage else None,
             "brand": clean(self.brand) if self.brand else None,
             "error_category": self.error_category.value if self.error_category else None,
-            "search": pattern,
+            "words": _tsquery(self.search) if self.search else None,
         }
+
+
+def _tsquery(text: str) -> str:
+    """Ask for all of these words, each as the beginning of one; text without any finds nothing."""
+    return " & ".join(f"{word}:*" for word in _WORD.findall(text)[:_MOST_WORDS])
 
 
 ALL_WORKFLOWS = WorkflowFilter()
