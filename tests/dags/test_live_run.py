@@ -23,7 +23,7 @@ def api(installation: Installation) -> Iterator[Api]:
 def run_id(installation: Installation, api: Api) -> str:
     """A run over eight good products, one of a hostile name, and one that only a person can help; it is over."""
     installation.enqueue(*[crawled(name) for name in [*GOOD, EVIL]], hopeless("hopeless"))
-    run_id: str = api.post(DAG_RUNS, {"logical_date": None})["dag_run_id"]
+    run_id = api.start()
     api.wait_for_end(run_id)
     return run_id
 

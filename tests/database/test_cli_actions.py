@@ -12,7 +12,10 @@ from click.testing import CliRunner, Result
 from sqlalchemy import URL
 
 from squorflow.cli import main
+from squorflow.config import WorkflowConfig
+from squorflow.errors import NetworkError
 from squorflow.postgres.database import Database
+from squorflow.recovery import dependency, quotas
 from squorflow.states import WorkflowState
 from support.workflows import get_state, reach, value
 
@@ -93,3 +96,23 @@ def test_a_replay_takes_only_what_is_parked(squorflow: Invoke, database: Databas
     assert result.exit_code == 1
     assert "only what is failed" in result.stderr
     assert get_state(database, suspended) == "suspended"
+
+
+def test_limits_shows_which_service_may_not_be_called_why_and_what_is_used_of_a_quota(
+    squorflow: Invoke, database: Database
+) -> None:
+    assert squorflow("limits").stdout == "No outside service has failed, and none with a quota was called.\n"
+    quotas.reserve(database, quotas.GEMINI, tokens=0, limits=quotas.Limits(requests_per_minute=15))
+    config = WorkflowConfig(breaker_threshold=1)
+    with pytest.raises(NetworkError), dependency.calling(database, "images:shop.example", config=config):
+        raise NetworkError("nobody there \x1b[31m")
+    shown = squorflow("limits")
+    assert shown.exit_code == 0
+    assert "\x1b" not in shown.stdout
+    told = json.loads(squorflow("limits", "--json").stdout)
+    [breaker] = told["breakers"]
+    assert (breaker["dependency"], breaker["state"], breaker["failures"]) == ("images:shop.example", "open", 1)
+    assert breaker["last_error"].startswith("NetworkError: nobody there")
+    [quota] = [one for one in told["quotas"] if one["allowed"] is not None]
+    assert (quota["dependency"], quota["quota"]) == ("gemini", "requests_per_minute")
+    assert (quota["used"], quota["allowed"]) == (1, 15)

@@ -19,6 +19,7 @@ from support.airflow_runs import Installation
 
 DAG_RUNS = "/api/v2/dags/product_workflow/dagRuns"
 COMPONENTS = (("api-server",), ("scheduler", "--skip-serve-logs"), ("dag-processor",))
+TRIGGERER = ("triggerer", "--skip-serve-logs")
 
 PATIENCE_SECONDS = 200
 
@@ -66,9 +67,9 @@ class Api:
     def patch(self, path: str, body: dict[str, Any]) -> Any:
         return self._client.patch(path, json=body).raise_for_status().json()
 
-    def start(self) -> str:
+    def start(self, **params: Any) -> str:
         """Start a run; return its id."""
-        run_id: str = self.post(DAG_RUNS, {"logical_date": None})["dag_run_id"]
+        run_id: str = self.post(DAG_RUNS, {"logical_date": None, "conf": params})["dag_run_id"]
         return run_id
 
     def task(self, run_id: str, task_id: str, product: str) -> dict[str, Any]:
@@ -110,14 +111,14 @@ class Api:
 
 
 @contextmanager
-def running_airflow(installation: Installation, **settings: str) -> Iterator[Api]:
+def running_airflow(installation: Installation, *, triggerer: bool = False, **settings: str) -> Iterator[Api]:
     """Have a scheduler, dag-processor and api-server up inside the block, and somebody signed in."""
     with (
         tempfile.TemporaryDirectory(prefix="squorflow-live-") as folder,
         exclusive(Path(folder), what="a test") as lock,
         Processes(home=Path(folder), environment=installation.environment | settings, lock=lock) as processes,
     ):
-        for arguments in COMPONENTS:
+        for arguments in (*COMPONENTS, *([TRIGGERER] if triggerer else [])):
             processes.start(arguments[0], installation.airflow.command(*arguments))
         with closing(Api(installation, processes)) as api:
             api.sign_in()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _TO_DO = frozenset({"queued", "processing", "retrying"})
 _TOLD = frozenset({"failed", "suspended", "retrying"})
 """Outcomes that get a line of their own."""
+_WORTH_TELLING_SECONDS = 1.0
+"""Shorter waits are over before anybody has read of them."""
 
 
 @click.command()
@@ -83,6 +85,8 @@ class _Display:
             self._display.update(self._task, description="working", advance=done)
 
     def tell_wait(self, seconds: float) -> None:
+        if seconds < _WORTH_TELLING_SECONDS:
+            return
         text = f"waiting {seconds:.0f} s: what is left is due later, or held by another worker"
         if self._display and self._task is not None:
             self._display.update(self._task, description=text)
