@@ -2,6 +2,8 @@
 
     SquorflowError
     ├── ConfigurationError          a setting or connection is missing or makes no sense
+    ├── BadFilter                   an operation on many workflows that would mean too many, or none
+    ├── OperationNotFound           there is no such bulk operation
     ├── StageError                  a stage could not do its work; its category decides what happens next
     │   ├── TransientError          may well work the next time
     │   │   └── NetworkError        a connection failed, timed out or was cut
@@ -44,6 +46,14 @@ class SquorflowError(Exception):
 
 class ConfigurationError(SquorflowError):
     """A setting or connection is missing or makes no sense; the message says which and what to set."""
+
+
+class BadFilter(SquorflowError):
+    """An operation on many workflows that names none, or states that its action does not apply to."""
+
+
+class OperationNotFound(SquorflowError):
+    """There is no such bulk operation."""
 
 
 class StageError(SquorflowError):

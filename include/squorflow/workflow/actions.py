@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from squorflow.errors import InvalidTransition, WorkflowNotFound
 from squorflow.postgres.queries import load
-from squorflow.states import WorkflowState
+from squorflow.states import TRANSITIONS, WorkflowState
 from squorflow.workflow import waking
 from squorflow.workflow.transitions import clean, to_json
 
@@ -36,6 +37,17 @@ class PersonAction(StrEnum):
 
     SUSPEND = "suspend"
     """Hold it until a person retries or cancels it, whatever it is doing."""
+
+
+APPLIES_TO: Mapping[PersonAction, frozenset[WorkflowState]] = MappingProxyType(
+    {
+        PersonAction.RETRY: frozenset({WorkflowState.FAILED, WorkflowState.SUSPENDED, WorkflowState.RETRYING}),
+        PersonAction.CANCEL: frozenset(one for one in WorkflowState if WorkflowState.CANCELLED in TRANSITIONS[one]),
+        PersonAction.SUSPEND: frozenset(one for one in WorkflowState if WorkflowState.SUSPENDED in TRANSITIONS[one])
+        | {WorkflowState.RETRYING},
+    }
+)
+"""The states each action applies to, as `workflow_act` has them."""
 
 
 class ActionOutcome(StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -114,6 +114,24 @@ class WorkflowFilter:
             "error_category": self.error_category.value if self.error_category else None,
             "words": _tsquery(self.search) if self.search else None,
         }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what it narrows down by, as JSON values; nothing for a filter that lets all pass."""
+        return {
+            name: [state.value for state in value] if name == "states" else value
+            for name, value in ((field.name, getattr(self, field.name)) for field in fields(self))
+            if value
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> WorkflowFilter:
+        """Return the filter that `as_dict` was asked of."""
+        known: dict[str, Any] = {
+            "states": lambda names: tuple(WorkflowState(name) for name in names),
+            "stage": Stage,
+            "error_category": ErrorCategory,
+        }
+        return cls(**{name: known.get(name, str)(value) for name, value in stored.items()})
 
 
 def _tsquery(text: str) -> str:
