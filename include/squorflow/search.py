@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from squorflow.postgres.queries import load
+from squorflow.workflow.transitions import clean
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -41,17 +42,23 @@ class Snippet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchHit:
-    """A product that was found; `rank` and `product_id` of the last hit are the cursor of the next page."""
+class Place:
+    """Where a product stands among the hits of a search; that of a page's last one is where the next page begins."""
 
+    rank: Decimal
     product_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchHit(Place):
+    """A product that was found."""
+
     name: str
     brand: str | None
     category: str | None
     grade: str | None
     overall: Decimal | None
     allergens: tuple[str, ...]
-    rank: Decimal
     snippet: tuple[Snippet, ...]
 
 
@@ -73,7 +80,7 @@ def search(
     brand: str | None = None,
     category: str | None = None,
     without_allergens: Collection[str] = (),
-    after: SearchHit | None = None,
+    after: Place | None = None,
 ) -> list[SearchHit]:
     """Return products that have all these words, each as the beginning of a word, best first; none for no words."""
     terms = _terms(words)
@@ -84,9 +91,9 @@ def search(
         {
             "words": _tsquery(terms),
             "grades": list(grades) if grades else None,
-            "brand": brand,
-            "category": category,
-            "without": list(without_allergens),
+            "brand": clean(brand) if brand else None,
+            "category": clean(category) if category else None,
+            "without": [clean(one) for one in without_allergens],
             "after_rank": after.rank if after else None,
             "after_id": after.product_id if after else None,
             "page_size": limit,

@@ -28,6 +28,11 @@ def routes(clients: dict[str, httpx.Client]) -> list[tuple[str, str]]:
 def test_the_document_lists_what_is_walked(routes: list[tuple[str, str]]) -> None:
     assert {(method, path.removeprefix(PREFIX)) for method, path in routes} >= {
         ("GET", "/"),
+        ("POST", "/"),
+        ("GET", "/metrics"),
+        ("GET", "/dashboard"),
+        ("GET", "/prometheus"),
+        ("GET", "/products/search"),
         ("GET", f"/{NOBODY}/status"),
         ("GET", f"/{NOBODY}/history"),
         ("POST", f"/{NOBODY}/retry"),

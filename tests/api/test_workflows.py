@@ -170,7 +170,7 @@ def test_an_action_on_what_does_not_exist_is_a_404(client: httpx.Client, action:
 
 
 @pytest.mark.parametrize(
-    "body", [None, {}, {"reason": ""}, {"reason": "  "}, {"reason": "x" * 2001}, {"reason": 3}, {"reason": "a", "b": 1}]
+    "body", [None, {}, *({"reason": one} for one in ("", "  ", "\x00", "x" * 2001, 3)), {"reason": "a", "b": 1}]
 )
 def test_a_suspension_needs_a_reason(server: ApiServer, client: httpx.Client, body: Any) -> None:
     workflow_id = make(server, _S.QUEUED)

@@ -355,6 +355,27 @@ def test_a_chain_that_was_rewritten_as_a_whole_is_found_by_its_exported_head(
     assert [(one.workflow_id, "was rewritten" in one.problem) for one in problems] == [(workflow_id, True)]
 
 
+def test_operations_and_answers_that_have_had_their_time_leave(database: Database, config: WorkflowConfig) -> None:
+    for age in ("1 hour", "3 years"):
+        rows(
+            database,
+            "WITH made AS (INSERT INTO bulk_operation (action, filter, reason, actor, status, finished_at)"
+            " VALUES ('cancel', '{}', 'r', 'a', 'done', now() - CAST(:age AS interval)) RETURNING operation_id)"
+            " INSERT INTO bulk_operation_item (operation_id, workflow_id) SELECT operation_id, uuid_v7() FROM made",
+            age=age,
+        )
+        rows(
+            database,
+            "INSERT INTO api_request (actor, idempotency_key, fingerprint, created_at)"
+            " VALUES ('a', CAST(:age AS text), '', now() - CAST(CAST(:age AS text) AS interval))",
+            age=age,
+        )
+    report = run_upkeep(database, config=config)
+    assert (report.operations_thinned, report.requests_thinned) == (1, 1)
+    assert value(database, "SELECT count(*) FROM bulk_operation_item") == 1
+    assert value(database, "SELECT idempotency_key FROM api_request") == "1 hour"
+
+
 def test_a_bulk_load_is_analyzed(database: Database, config: WorkflowConfig) -> None:
     with database.session() as session:
         session.execute(

@@ -19,6 +19,7 @@ from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
 
 PREFIX = "/api/v1/workflow"
+SCRAPE_TOKEN = "a-token-for-scraping"  # noqa: S105 - of the tests
 ROLES = ("viewer", "user", "op", "admin")
 _START_SECONDS = 120
 

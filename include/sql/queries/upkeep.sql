@@ -54,6 +54,26 @@ DELETE FROM run_claim WHERE owner IN (
     FOR UPDATE SKIP LOCKED
 );
 
+-- name: thin_requests
+-- Delete what was answered to requests that nobody may send again.
+DELETE FROM api_request AS r
+WHERE (r.actor, r.idempotency_key) IN (
+    SELECT o.actor, o.idempotency_key FROM api_request AS o
+    WHERE o.created_at < now() - interval '1 day'
+    ORDER BY o.created_at
+    LIMIT :batch_size
+    FOR UPDATE SKIP LOCKED
+);
+
+-- name: thin_operations
+-- Delete the next bulk operations that ended long ago, with their items; what they did is in the trails.
+DELETE FROM bulk_operation WHERE operation_id IN (
+    SELECT o.operation_id FROM bulk_operation AS o
+    WHERE o.finished_at < now() - make_interval(days => :days)
+    LIMIT :batch_size
+    FOR UPDATE SKIP LOCKED
+);
+
 -- name: thin_reports
 -- Delete the reports of old upkeeps.
 DELETE FROM upkeep_run WHERE started_at < now() - make_interval(days => :days);

@@ -23,6 +23,7 @@ REFUSALS: Responses = {
     HTTPStatus.UNPROCESSABLE_ENTITY: _problem("A parameter or the body cannot be used.", schemas.InvalidAnswer),
     HTTPStatus.SERVICE_UNAVAILABLE: _problem("The database is away or too slow; try again later."),
 }
+UNREADABLE: Responses = {HTTPStatus.BAD_REQUEST: _problem("The body is not JSON that can be read.")}
 NOT_FOUND: Responses = {HTTPStatus.NOT_FOUND: _problem("There is no such workflow.")}
 CONFLICT: Responses = {
     **NOT_FOUND,

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from squorflow.api import problems, workflows
+from squorflow.api import creation, figures, problems, products, workflows
 from squorflow.api.limits import BodyLimit
 
 DESCRIPTION = """
@@ -29,5 +29,6 @@ def create_app() -> FastAPI:
     )
     app.add_middleware(BodyLimit)
     problems.add_handlers(app)
-    app.include_router(workflows.router)
+    for noun in (figures, products, creation, workflows):
+        app.include_router(noun.router)
     return app

@@ -6,6 +6,7 @@ right to start one: both are asked by method, so that no auth manager lets a vie
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,19 +17,24 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
-from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
+from airflow.api_fastapi.core_api.security import GetUserDep, bearer_scheme, get_user, requires_access_dag
 from airflow.configuration import conf
 from airflow.models.log import Log
 from airflow.utils.session import create_session
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials
 from sqlalchemy import Connection
 
 from squorflow.api.problems import Problem
 from squorflow.config import get_config
-from squorflow.postgres.database import Database
+from squorflow.postgres.database import Database, find_connection
 
 DAG_ID = "product_workflow"
 """The DAG whose rights decide."""
+
+SCRAPE_CONNECTION = "workflow_scrape"
+"""The Airflow connection whose password Prometheus may scrape with."""
 
 PATIENCE = timedelta(seconds=15)
 """No statement of a request runs longer."""
@@ -70,6 +76,27 @@ def _find_writer(
 ) -> Caller:
     if not request.headers.get("authorization", "").lower().startswith("bearer "):
         _refuse_foreign_origin(request)
+    return Caller(name=user.get_name())
+
+
+def _is_scraper(bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]) -> bool:
+    """Say whether the bearer token is the one that the connection for scraping holds."""
+    connection = find_connection(SCRAPE_CONNECTION) if bearer else None
+    if bearer is None or connection is None or not connection.password:
+        return False
+    return hmac.compare_digest(bearer.credentials.encode(), connection.password.encode())
+
+
+async def _find_scraper(
+    request: Request,
+    *,
+    scrapes: Annotated[bool, Depends(_is_scraper)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)],
+) -> Caller:
+    if scrapes:
+        return Caller(name="scraper")
+    user = await get_user(request, None, bearer)
+    await run_in_threadpool(requires_access_dag("GET", DagAccessEntity.RUN, DAG_ID), request, user)
     return Caller(name=user.get_name())
 
 
@@ -115,6 +142,8 @@ def _begin(database: Annotated[Database, Depends(find_database)]) -> Iterator[Co
 
 
 Reader = Annotated[Caller, Depends(_find_reader)]
+Scraper = Annotated[Caller, Depends(_find_scraper)]
+"""Whoever may read, or Prometheus with its own token."""
 Writer = Annotated[Caller, Depends(_find_writer)]
 DatabaseOf = Annotated[Database, Depends(find_database)]
 Transaction = Annotated[Connection, Depends(_begin, scope="function")]

@@ -28,6 +28,8 @@ RETRY_AFTER_SECONDS = 5
 
 _TOO_SLOW = frozenset({"57014", "55P03"})
 """SQLSTATEs of a statement that was cancelled by its timeout, or waited too long for a lock."""
+_CANNOT_BE_STORED = frozenset({"22", "23", "54"})
+"""Classes of SQLSTATE: data, integrity, and sizes beyond a limit."""
 _SCHEMA_IS_OLD = frozenset({"42P01", "42883", "42703"})
 
 
@@ -112,6 +114,9 @@ def _of_database(error: SQLAlchemyError) -> Problem:
     if is_outage(error):
         log.warning("the database is out of reach: %s", type(original or error).__name__)
         return unavailable("The database cannot be reached at the moment.")
+    if sqlstate is not None and sqlstate[:2] in _CANNOT_BE_STORED:
+        log.warning("the database cannot store what was sent: %s", type(original).__name__)
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", detail="The database cannot store this.")
     log.error("the database refused", exc_info=error)
     if sqlstate in _SCHEMA_IS_OLD:
         return unavailable("The database does not fit this version of squorflow: run `squorflow db upgrade`.")

@@ -6,19 +6,41 @@ Owns names and limits; the rows they are made from are `squorflow.workflow`'s.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from squorflow.monitoring.metrics import TimeRange
 from squorflow.states import Stage, WorkflowState
+from squorflow.workflow.transitions import clean
 
 LARGEST_PAGE = 200
 COUNTED_AT_MOST = 10_000
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
+    BeforeValidator(lambda value: clean(value) if isinstance(value, str) else value),
+]
 
 EXAMPLE_ID = "0193a8c4-7a10-7cc3-9d1e-6f2b8a4c5e01"
+EXAMPLE_ITEM = {
+    "url": "https://shop.example/p/english-muffins",
+    "name": "English Muffins",
+    "brand": "Bonbon S.A.",
+    "images": ["https://shop.example/i/english-muffins.jpg"],
+    "extracted_data": {"pack_size": "250 g", "ingredients_text": "Wheat flour, water, yeast, salt."},
+}
+
+
+class ItemOutcome(StrEnum):
+    """What may become of a product that is sent in."""
+
+    CREATED = "created"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"
 
 
 class Wire(BaseModel):
@@ -90,6 +112,134 @@ class Why(Asked):
     """Why something is done; it goes into the audit trail."""
 
     reason: Text = Field(examples=["Suspicious content detected"])
+
+
+class Durations(Wire):
+    """Seconds that something took."""
+
+    count: int
+    avg: float
+    p50: float
+    p95: float
+
+
+class AiUsage(Wire):
+    """What models were asked; cost in US dollars."""
+
+    requests: int
+    tokens: int
+    cost: float
+
+
+class Metrics(Wire):
+    """What a window up to now was like."""
+
+    time_range: TimeRange
+    state_durations: dict[str, Durations]
+    stage_durations: dict[str, Durations]
+    error_breakdown: dict[str, int] = Field(examples=[{"RateLimitError": 5, "NetworkError": 2}])
+    retry_counts: dict[str, int] = Field(description="the 100 workflows that were retried most often")
+    throughput_per_hour: float
+    ai: AiUsage
+
+
+class Breaker(Wire):
+    """A dependency that is not called at present, or being probed."""
+
+    dependency: str
+    state: str
+    failures: int
+    opened_at: datetime | None
+    probe_at: datetime | None
+    last_error: str | None
+
+
+class Quota(Wire):
+    """What is used of a quota; `share` is a fraction, null where there is no limit."""
+
+    dependency: str
+    quota: str
+    used: int
+    allowed: int | None
+    share: float | None
+    exhausted_until: datetime | None
+
+
+class Dashboard(Wire):
+    """How things stand; pace and processing time are those of the last 24 hours."""
+
+    active_workflows: int
+    state_distribution: dict[WorkflowState, int]
+    avg_processing_time: float | None
+    error_rate: float = Field(description="percentage of failed among processing, completed and failed")
+    throughput: float = Field(description="completed per hour")
+    oldest_queued_seconds: float | None
+    stuck: int
+    breakers: list[Breaker]
+    quotas: list[Quota]
+
+
+class Snippet(Wire):
+    """A piece of text and whether it is a hit. It comes from a crawled page: escape it where it is shown."""
+
+    text: str
+    hit: bool
+
+
+class Product(Wire):
+    """A product that was found."""
+
+    product_id: UUID
+    name: str
+    brand: str | None
+    category: str | None
+    grade: str | None
+    overall: float | None
+    allergens: list[str]
+    rank: float
+    snippet: list[Snippet]
+
+
+class Facets(Wire):
+    """How many of the first 10,000 hits have each value; the 20 most frequent of each."""
+
+    grade: dict[str, int]
+    brand: dict[str, int]
+    category: dict[str, int]
+    allergen: dict[str, int]
+
+
+class SearchPage(Wire):
+    """A page of products, best first."""
+
+    items: list[Product]
+    facets: Facets | None = Field(description="of the whole search, without its filters; on the first page only")
+    next_cursor: str | None = Field(description="the `cursor` of the next page; null: this was the last")
+
+
+class NewWorkflows(Asked):
+    """Products as a crawler sends them, each with at least `url` and `name`."""
+
+    items: list[dict[str, Any]] = Field(min_length=1, max_length=500, examples=[[EXAMPLE_ITEM]])
+    priority: int = Field(5, ge=1, le=10, description="10 is taken first")
+    force: bool = Field(default=False, description="make workflows also for products that have one already")
+
+
+class NewWorkflow(Wire):
+    """What became of an item; of a duplicate, the workflow that has it already."""
+
+    outcome: ItemOutcome
+    workflow_id: UUID | None
+    reason: str | None = Field(description="why it was refused, or what was repaired in it")
+
+
+class CreatedWorkflows(Wire):
+    """What became of the items, in their order."""
+
+    created: int
+    duplicates: int
+    refused: int
+    items: list[NewWorkflow]
 
 
 class ProblemAnswer(BaseModel):

@@ -41,6 +41,8 @@ class UpkeepReport:
     retired: int = 0
     deliveries_thinned: int = 0
     claims_thinned: int = 0
+    requests_thinned: int = 0
+    operations_thinned: int = 0
     analyzed: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -91,6 +93,8 @@ def _thin(database: Database, *, report: UpkeepReport, config: WorkflowConfig) -
         report.retired += _repeat(database, "retire_finished", state=state.value, days=trail_days)
     report.deliveries_thinned = _repeat(database, "thin_deliveries", days=config.retention_deliveries_days)
     report.claims_thinned = _repeat(database, "thin_claims", days=trail_days)
+    report.requests_thinned = _repeat(database, "thin_requests")
+    report.operations_thinned = _repeat(database, "thin_operations", days=trail_days)
     with database.begin() as connection:
         connection.execute(load("upkeep")["thin_reports"], {"days": _REPORT_DAYS})
 

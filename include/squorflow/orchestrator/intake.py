@@ -7,18 +7,21 @@ Owns what is handed to the queue at once and what happens when Postgres refuses 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from squorflow.products.crawler import AcceptedItem
+from squorflow.errors import ValidationError
+from squorflow.products.crawler import AcceptedItem, accept
 from squorflow.products.identity import dedupe_key
 from squorflow.products.jsonl import BadLine, GoodLine, Line
 from squorflow.recovery import policy
 from squorflow.workflow import queue
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from squorflow.postgres.database import Database
 
 BATCH_ITEMS = 500
@@ -90,6 +93,47 @@ def make_item(item: AcceptedItem, *, priority: int = queue.DEFAULT_PRIORITY, for
         dedupe_key=None if force else dedupe_key(item.url, item.raw),
         priority=priority,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemReport:
+    """What became of one item: refused where there is no workflow, else new or the one that had it before."""
+
+    workflow_id: UUID | None
+    created: bool = False
+    notes: tuple[str, ...] = ()
+    """Why it was refused, or what was repaired in it."""
+
+
+def enqueue_items(
+    connection: Connection,
+    raws: Sequence[object],
+    *,
+    actor: str,
+    max_retries: int,
+    priority: int = queue.DEFAULT_PRIORITY,
+    force: bool = False,
+) -> list[ItemReport]:
+    """Enqueue every usable item in the caller's transaction, and say of each in its order what became of it.
+
+    Keep it to `BATCH_ITEMS`. Duplicates and `force` are as in `enqueue_lines`.
+    """
+    reports: list[ItemReport | None] = []
+    usable: list[AcceptedItem] = []
+    for raw in raws:
+        try:
+            usable.append(accept(raw))
+            reports.append(None)
+        except ValidationError as error:
+            reports.append(ItemReport(workflow_id=None, notes=(str(error),)))
+    items = [make_item(one, priority=priority, force=force) for one in usable]
+    ids = queue.enqueue(connection, items, actor=actor, max_retries=max_retries).workflow_ids
+    copies = queue.list_copies(connection, items) if None in ids else ids
+    taken = (
+        ItemReport(workflow_id=new or copy, created=new is not None, notes=item.notes)
+        for new, copy, item in zip(ids, copies, usable, strict=True)
+    )
+    return [report or next(taken) for report in reports]
 
 
 class _Intake:

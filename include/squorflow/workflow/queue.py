@@ -105,6 +105,15 @@ def enqueue(connection: Connection, items: Sequence[NewItem], *, actor: str, max
     return report
 
 
+def list_copies(connection: Connection, items: Sequence[NewItem]) -> list[UUID | None]:
+    """Return for each item the workflow that keeps it out of the queue, in their order; `None` where none does."""
+    found: list[UUID | None] = [None] * len(items)
+    keys = [item.dedupe_key.hex() if item.dedupe_key else None for item in items]
+    for row in connection.execute(load("queue")["list_copies"], {"dedupe_keys": keys}):
+        found[row.place] = row.workflow_id
+    return found
+
+
 def refuse_second(connection: Connection, workflow_id: UUID) -> None:
     """Make sure that no workflow is under way for this one's page, until the transaction ends.
 
