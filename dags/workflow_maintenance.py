@@ -8,6 +8,8 @@ an incident is told once when it opens and once when it ends.
 
 **deliver** tells the handlers of `WORKFLOW_EVENT_HANDLERS` what happened, and tries again what did not reach them.
 
+**bulk** goes on with bulk operations whose run of `workflow_bulk` is gone, or never began.
+
 **upkeep** makes the coming months' partitions, archives old months of history, lets finished workflows and old
 deliveries go, and analyses tables after bulk loads. It fails only where a person has to look; the message
 says at what.
@@ -22,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag
 
-from squorflow.airflow.maintenance import AlertOperator, DeliverOperator, ReapOperator, UpkeepOperator
+from squorflow.airflow.maintenance import AlertOperator, BulkOperator, DeliverOperator, ReapOperator, UpkeepOperator
 from squorflow.config import get_config
 
 
@@ -41,6 +43,11 @@ def workflow_maintenance() -> None:
     ReapOperator(task_id="reap", doc_md="Takes back what dead owners hold and queues due retries.")
     AlertOperator(task_id="alert", doc_md="Opens an incident for what needs a person, and ends it when it is over.")
     DeliverOperator(task_id="deliver", doc_md="Tells handlers what happened, and what did not reach them before.")
+    BulkOperator(
+        task_id="bulk",
+        execution_timeout=timedelta(minutes=10),
+        doc_md="Goes on with bulk operations whose run of `workflow_bulk` was lost.",
+    )
     UpkeepOperator(task_id="upkeep", doc_md="Makes partitions, archives old months, removes what has had its time.")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -14,6 +16,14 @@ NOBODY = "00000000-0000-7000-8000-000000000000"
 @pytest.fixture(scope="module")
 def clients(server: ApiServer) -> dict[str, httpx.Client]:
     return {role: server.as_(role) for role in ROLES}
+
+
+def ask(client: httpx.Client, method: str, path: str, **body: Any) -> httpx.Response:
+    """Send a request and read its answer, unless that goes on for ever."""
+    with client.stream(method, path, **body) as answer:
+        if not answer.headers["content-type"].startswith("text/event-stream"):
+            answer.read()
+    return answer
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +43,7 @@ def test_the_document_lists_what_is_walked(routes: list[tuple[str, str]]) -> Non
         ("GET", "/dashboard"),
         ("GET", "/prometheus"),
         ("GET", "/products/search"),
+        ("GET", "/stream"),
         ("GET", f"/{NOBODY}/status"),
         ("GET", f"/{NOBODY}/history"),
         ("POST", f"/{NOBODY}/retry"),
@@ -44,7 +55,7 @@ def test_the_document_lists_what_is_walked(routes: list[tuple[str, str]]) -> Non
 def test_nobody_gets_in_anywhere(server: ApiServer, routes: list[tuple[str, str]]) -> None:
     client = server.anonymous()
     for method, path in routes:
-        answer = client.request(method, path)
+        answer = ask(client, method, path)
         assert answer.status_code == 401, (method, path, answer.text)
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -54,14 +65,14 @@ def test_nobody_gets_in_anywhere(server: ApiServer, routes: list[tuple[str, str]
 def test_a_forged_token_gets_in_nowhere(server: ApiServer, routes: list[tuple[str, str]], token: str) -> None:
     client = server.anonymous(Authorization=f"Bearer {token}")
     for method, path in routes:
-        assert client.request(method, path).status_code in {401, 403}, (method, path)
+        assert ask(client, method, path).status_code in {401, 403}, (method, path)
 
 
 def test_a_viewer_reads_everything_and_writes_nothing(
     clients: dict[str, httpx.Client], routes: list[tuple[str, str]]
 ) -> None:
     for method, path in routes:
-        status = clients["viewer"].request(method, path, json={"reason": "r"} if method == "POST" else None).status_code
+        status = ask(clients["viewer"], method, path, json={"reason": "r"} if method == "POST" else None).status_code
         assert (status == 403) == (method != "GET"), (method, path, status)
 
 
@@ -70,7 +81,7 @@ def test_whoever_may_start_runs_may_write(
     clients: dict[str, httpx.Client], routes: list[tuple[str, str]], role: str
 ) -> None:
     for method, path in routes:
-        status = clients[role].request(method, path, json={"reason": "r"} if method == "POST" else None).status_code
+        status = ask(clients[role], method, path, json={"reason": "r"} if method == "POST" else None).status_code
         assert status not in {401, 403}, (method, path, status)
         assert status < 500, (method, path, status)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import httpx
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from support.api_server import PREFIX, ApiServer
+from support.outages import renamed
 from support.workflows import enqueue
 
 SECRETS = ("postgresql://", "socket", "psycopg", "sqlalchemy", "Traceback", ".squorflow", "squorflow-api-")
@@ -18,22 +16,6 @@ SECRETS = ("postgresql://", "socket", "psycopg", "sqlalchemy", "Traceback", ".sq
 @pytest.fixture(scope="module")
 def client(server: ApiServer) -> httpx.Client:
     return server.as_("admin")
-
-
-@contextmanager
-def renamed(server: ApiServer) -> Iterator[None]:
-    """Take the workflow database away: its connections are ended and its name leads nowhere."""
-    server.database.close()
-    engine = create_engine(server.airflow.postgres.url("postgres"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        end = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'squorflow'")
-        connection.execute(text("ALTER DATABASE squorflow WITH ALLOW_CONNECTIONS false"))
-        connection.execute(end)
-        try:
-            yield
-        finally:
-            connection.execute(text("ALTER DATABASE squorflow WITH ALLOW_CONNECTIONS true"))
-    engine.dispose()
 
 
 def test_an_outage_is_a_503_that_tells_nothing_and_ends_by_itself(server: ApiServer, client: httpx.Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -182,6 +183,7 @@ def test_whoever_is_killed_leaves_whole_batches_and_the_next_one_goes_on(
     assert states(database) == {"suspended": 4, "queued": 6}
     with database.begin() as connection:
         assert bulk.list_unfinished(connection) == [operation.operation_id]
+        assert bulk.list_unfinished(connection, rested=timedelta(minutes=1)) == []
         assert bulk.get(connection, operation.operation_id).status is OperationStatus.RUNNING
     monkeypatch.undo()
     assert bulk.carry_out(database, operation.operation_id).succeeded == 10

@@ -30,9 +30,10 @@ class ApiServer:
     def __init__(self, airflow: LocalAirflow, database: Database) -> None:
         self.airflow = airflow
         self.database = database
+        self.process: subprocess.Popen[bytes]
         self.passwords = airflow.folder / "test-passwords.json"
         self.passwords.write_text(json.dumps({role: f"{role}-secret" for role in ROLES}))
-        self.log = airflow.home / "api-server.log"
+        self.log = airflow.home / f"api-server-{airflow.port}.log"
         self._clients: list[httpx.Client] = []
 
     @contextmanager
@@ -45,7 +46,7 @@ class ApiServer:
             **settings,
         }
         with self.log.open("wb") as log:
-            process = subprocess.Popen(
+            self.process = process = subprocess.Popen(
                 self.airflow.command("api-server"),
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -1,5 +1,8 @@
 -- What carrying out and watching bulk operations reads.
 
+-- When somebody last began a batch: an operation that rests has lost whoever carried it out.
+ALTER TABLE bulk_operation ADD COLUMN worked_at timestamptz;
+
 CREATE INDEX bulk_unfinished ON bulk_operation (operation_id) WHERE status IN ('pending', 'running');
 
 -- A few among a hundred thousand, and what a person looks at afterwards.

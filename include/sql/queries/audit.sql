@@ -7,6 +7,20 @@ FROM workflow_transitions AS t
 WHERE t.workflow_id = :workflow_id
 ORDER BY t.sequence;
 
+-- name: find_latest
+-- Name this moment as the audit trail's keys do.
+SELECT uuid_v7_floor(clock_timestamp());
+
+-- name: list_latest
+-- Read the latest steps of all workflows after a key, newest first.
+SELECT
+    t.transition_id, t.workflow_id, t.sequence, t.from_state, t.to_state, t.stage, t.reason, t.actor, t.created_at, q.product_name
+FROM workflow_transitions AS t
+LEFT JOIN processing_queue AS q ON q.queue_id = t.workflow_id
+WHERE t.transition_id > :after
+ORDER BY t.transition_id DESC
+LIMIT :most;
+
 -- name: list_workflow_ids
 -- Read the next workflows to verify, in key order; short batches keep no snapshot open for long.
 SELECT q.queue_id

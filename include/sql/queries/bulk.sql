@@ -68,8 +68,11 @@ ORDER BY o.operation_id DESC
 LIMIT :page_size;
 
 -- name: list_unfinished
--- Find the operations that are still to be carried out, oldest first.
-SELECT o.operation_id FROM bulk_operation AS o WHERE o.status IN ('pending', 'running') ORDER BY o.operation_id;
+-- Find the operations that are still to be carried out and have rested so long, oldest first.
+SELECT o.operation_id FROM bulk_operation AS o
+WHERE o.status IN ('pending', 'running')
+    AND coalesce(o.worked_at, o.created_at) <= clock_timestamp() - CAST(:rested AS interval)
+ORDER BY o.operation_id;
 
 -- name: list_refused
 -- Read a page of the workflows that an operation could not be done to, and why.
@@ -81,7 +84,7 @@ LIMIT :page_size;
 
 -- name: begin_batch
 -- Let nobody stop the operation while a batch of it is at work; no row where it has ended.
-UPDATE bulk_operation AS o SET status = 'running'
+UPDATE bulk_operation AS o SET status = 'running', worked_at = clock_timestamp()
 WHERE o.operation_id = :operation_id AND o.status IN ('pending', 'running')
 RETURNING o.action, o.filter, o.reason, o.actor;
 

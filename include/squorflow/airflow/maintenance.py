@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from squorflow.airflow.ownership import RunOwner, make_liveness
 from squorflow.config import get_config
+from squorflow.errors import Cancelled
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from squorflow.workflow.bulk import BulkOperation
+
+
+RESTED = timedelta(minutes=1)
+"""An operation nobody has worked at for so long has lost its run."""
 
 FIRST = 1_000
 """Priority of a chore: a product's last stage has eight, and who rescues products must not queue behind them."""
@@ -77,6 +84,53 @@ class AlertOperator(ChoreOperator):
 
         report = look(get_database(), config=get_config())
         self.log.info("Incidents %s.", report.summary())
+
+
+class BulkOperator(ChoreOperator):
+    """Carries out bulk operations: the one whose id the template `operation_id` renders to, else all that rest.
+
+    It may be stopped or killed at any time; whoever comes next goes on at the next batch.
+    """
+
+    template_fields = ("operation_id",)
+
+    def __init__(self, *, operation_id: str = "", **settings: Any) -> None:
+        settings.setdefault("execution_timeout", None)
+        super().__init__(**settings)
+        self.operation_id = operation_id
+        self._stopped = False
+
+    def execute(self, context: Context) -> None:
+        """Carry out what is to be done, batch by batch."""
+        del context
+        from squorflow.postgres.database import get_database
+        from squorflow.workflow import bulk
+
+        database = get_database()
+        if self.operation_id:
+            ids = [UUID(self.operation_id)]
+        else:
+            with database.begin() as connection:
+                ids = bulk.list_unfinished(connection, rested=RESTED)
+        for one in ids:
+            ended = bulk.carry_out(database, one, on_progress=self._tell, should_stop=lambda: self._stopped)
+            if self._stopped and not ended.ended:
+                raise Cancelled(f"Stopped before the end. {describe(ended)}")
+
+    def on_kill(self) -> None:
+        """End after the batch at work."""
+        self._stopped = True
+
+    def _tell(self, operation: BulkOperation) -> None:
+        self.log.info("%s", describe(operation))
+
+
+def describe(operation: BulkOperation) -> str:
+    """Say in a line for the log how far an operation is."""
+    return (
+        f"{operation.action} by {operation.actor} ({operation.operation_id}) is {operation.status}: "
+        f"{operation.succeeded} done, {operation.refused} refused, {operation.pending} of {operation.total} to do."
+    )
 
 
 class UpkeepOperator(ChoreOperator):

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from squorflow.api import creation, figures, problems, products, workflows
+from squorflow.api import bulk, creation, figures, problems, products, stream, workflows
 from squorflow.api.limits import BodyLimit
 
 DESCRIPTION = """
@@ -29,6 +29,7 @@ def create_app() -> FastAPI:
     )
     app.add_middleware(BodyLimit)
     problems.add_handlers(app)
-    for noun in (figures, products, creation, workflows):
+    # Those with paths of their own come before those with an id in them.
+    for noun in (figures, stream, products, bulk, creation, workflows):
         app.include_router(noun.router)
     return app

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Response
 
 from squorflow.api import schemas
 from squorflow.api.answers import REFUSALS, UNREADABLE, Responses
 from squorflow.api.dependencies import Transaction, Writer
-from squorflow.api.problems import Problem
+from squorflow.api.repeatable import IdempotencyKey, Repeatable
 from squorflow.config import get_config
 from squorflow.orchestrator.intake import ItemReport, enqueue_items
-from squorflow.workflow.requests import KeyedRequest
 
 router = APIRouter(responses={**REFUSALS, **UNREADABLE}, tags=["workflows"])
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        description="Of your choice, for a day: the request is carried out once, and sent again gets the same answer.",
-        examples=["crawl-2026-11-25-0815"],
-    ),
-]
 _ANSWERS: Responses = {
     HTTPStatus.OK: {"model": schemas.CreatedWorkflows, "description": "No item is new."},
     HTTPStatus.CREATED: {"description": "At least one workflow is new."},
@@ -46,16 +35,9 @@ def create_workflows(
 
     An item is a duplicate when a workflow that is not cancelled has the same page and content.
     """
-    request = _keyed(caller.actor, key=idempotency_key, new=new)
-    earlier = request.begin(connection) if request else None
-    if earlier is not None and not earlier.same:
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "key-reused",
-            detail="This Idempotency-Key was used within a day for another request; choose a new one.",
-        )
-    if earlier is not None:
-        answer = schemas.CreatedWorkflows.model_validate(earlier.answer)
+    request = Repeatable(connection, caller=caller, key=idempotency_key, content={"create": new.model_dump()})
+    if request.earlier is not None:
+        answer = schemas.CreatedWorkflows.model_validate(request.earlier)
     else:
         caller.record("create", items=len(new.items), idempotency_key=idempotency_key)
         reports = enqueue_items(
@@ -67,15 +49,9 @@ def create_workflows(
             force=new.force,
         )
         answer = _answer(reports)
-        if request:
-            request.finish(connection, answer.model_dump(mode="json"))
+        request.keep(answer)
     response.status_code = HTTPStatus.CREATED if answer.created else HTTPStatus.OK
     return answer
-
-
-def _keyed(actor: str, *, key: str | None, new: schemas.NewWorkflows) -> KeyedRequest | None:
-    content = {"route": "create", **new.model_dump()}
-    return KeyedRequest(actor=actor, key=key, content=content) if key else None
 
 
 def _answer(reports: list[ItemReport]) -> schemas.CreatedWorkflows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,24 +16,32 @@ from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
+from airflow.api.common.trigger_dag import trigger_dag
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, bearer_scheme, get_user, requires_access_dag
 from airflow.configuration import conf
+from airflow.exceptions import DagNotFound, DagRunAlreadyExists
 from airflow.models.log import Log
 from airflow.utils.session import create_session
+from airflow.utils.types import DagRunTriggeredByType
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from squorflow.api.problems import Problem
 from squorflow.config import get_config
 from squorflow.postgres.database import Database, find_connection
 
+log = logging.getLogger(__name__)
+
 DAG_ID = "product_workflow"
 """The DAG whose rights decide."""
 
+BULK_DAG_ID = "workflow_bulk"
 SCRAPE_CONNECTION = "workflow_scrape"
 """The Airflow connection whose password Prometheus may scrape with."""
 
@@ -134,6 +143,22 @@ def _open_database() -> Database:
 def find_database() -> Database:
     """Return the database whose connections are tried before use and whose statements are bounded."""
     return _open_database()
+
+
+def start_bulk_run(operation_id: UUID, *, caller: Caller) -> None:
+    """Start the run that carries an operation out; where that fails, `workflow_maintenance` does it minutes later."""
+    try:
+        trigger_dag(
+            BULK_DAG_ID,
+            triggered_by=DagRunTriggeredByType.REST_API,
+            triggering_user_name=caller.name,
+            run_id=f"bulk__{operation_id}",
+            conf={"operation_id": str(operation_id)},
+        )
+    except DagRunAlreadyExists:
+        log.info("the run of bulk operation %s was started before", operation_id)
+    except (DagNotFound, SQLAlchemyError, ValueError) as error:
+        log.warning("no run was started for bulk operation %s: %s", operation_id, error)
 
 
 def _begin(database: Annotated[Database, Depends(find_database)]) -> Iterator[Connection]:

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from squorflow.errors import ConfigurationError, StateError, WorkflowNotFound
+from squorflow.errors import BadFilter, ConfigurationError, OperationNotFound, StateError, WorkflowNotFound
 from squorflow.orchestrator.drain import is_outage
 from squorflow.states import TRANSITIONS, WorkflowState
 
@@ -162,6 +162,14 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(StateError)
     def state(_request: Request, error: StateError) -> JSONResponse:
         return _of_state(error).render()
+
+    @app.exception_handler(OperationNotFound)
+    def unknown(_request: Request, error: OperationNotFound) -> JSONResponse:
+        return Problem(HTTPStatus.NOT_FOUND, "not-found", detail=f"{error}.").render()
+
+    @app.exception_handler(BadFilter)
+    def unfit(_request: Request, error: BadFilter) -> JSONResponse:
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-filter", detail=f"{error}.").render()
 
     @app.exception_handler(ConfigurationError)
     def set_up(_request: Request, error: ConfigurationError) -> JSONResponse:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from squorflow.errors import ErrorCategory
 from squorflow.monitoring.metrics import TimeRange
 from squorflow.states import Stage, WorkflowState
+from squorflow.workflow.actions import PersonAction
+from squorflow.workflow.bulk import OperationStatus
 from squorflow.workflow.transitions import clean
 
 LARGEST_PAGE = 200
@@ -106,6 +109,21 @@ class History(Wire):
 
     workflow_id: UUID
     transitions: list[Step]
+
+
+class LiveStep(Wire):
+    """A step of any workflow, as it happens."""
+
+    transition_id: UUID
+    workflow_id: UUID
+    sequence: int
+    from_state: WorkflowState | None
+    to_state: WorkflowState
+    stage: Stage | None
+    reason: str
+    actor: str
+    created_at: datetime
+    product_name: str | None
 
 
 class Why(Asked):
@@ -242,23 +260,67 @@ class CreatedWorkflows(Wire):
     items: list[NewWorkflow]
 
 
-class ProblemAnswer(BaseModel):
-    """Why a request was not carried out (RFC 9457)."""
+class BulkFilter(Asked):
+    """Which workflows; something has to be given, and what is not given lets all pass."""
 
-    type: str = Field(examples=["urn:squorflow:problem/invalid-transition"])
-    title: str
-    status: int
-    detail: str
-
-
-class ConflictAnswer(ProblemAnswer):
-    """The 409 of an action: what the state is, and what it may become."""
-
-    current_state: str | None = None
-    allowed_transitions: list[str] = Field(default_factory=list)
+    state: list[WorkflowState] = Field(
+        default_factory=list, max_length=len(WorkflowState), description="none: all that the action applies to"
+    )
+    stage: Stage | None = None
+    brand: str | None = Field(None, max_length=200, description="the whole name, in any case")
+    error_category: ErrorCategory | None = None
+    text: str | None = Field(None, max_length=200, description="beginnings of words in product name or page address")
 
 
-class InvalidAnswer(ProblemAnswer):
-    """The 422: where the request is wrong, and how."""
+class NewBulkOperation(Asked):
+    """One thing to do to all workflows that match now."""
 
-    errors: list[dict[str, str]] = Field(default_factory=list)
+    filter: BulkFilter = Field(examples=[{"state": ["failed"], "error_category": "transient"}])
+    reason: Text = Field(examples=["the shop is back"])
+    dry_run: bool = Field(default=False, description="only count what it would be done to")
+
+
+class BulkCount(Wire):
+    """What an operation would be done to; nothing was changed."""
+
+    dry_run: Literal[True] = True
+    action: PersonAction
+    total: int
+
+
+class BulkOperation(Wire):
+    """An operation and how far it is; `total` is `succeeded`, `refused` and `pending` together."""
+
+    operation_id: UUID = Field(examples=[EXAMPLE_ID])
+    action: PersonAction
+    filter: BulkFilter
+    reason: str
+    actor: str
+    status: OperationStatus
+    total: int
+    succeeded: int
+    refused: int
+    pending: int
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class BulkPage(Wire):
+    """A page of operations, newest first."""
+
+    items: list[BulkOperation]
+    next_cursor: UUID | None
+
+
+class RefusedItem(Wire):
+    """A workflow that an operation could not be done to, and why."""
+
+    workflow_id: UUID
+    message: str
+
+
+class RefusedPage(Wire):
+    """A page of workflows that an operation could not be done to, by their ids."""
+
+    items: list[RefusedItem]
+    next_cursor: UUID | None

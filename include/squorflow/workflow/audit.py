@@ -42,6 +42,22 @@ class TrailRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatestStep:
+    """A step of any workflow, as it is told to those who watch."""
+
+    transition_id: UUID
+    workflow_id: UUID
+    sequence: int
+    from_state: str | None
+    to_state: str
+    stage: str | None
+    reason: str
+    actor: str
+    created_at: datetime
+    product_name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Something in a workflow's trail that does not hold."""
 
@@ -55,6 +71,22 @@ class Verification:
 
     workflows: int
     problems: tuple[Problem, ...]
+
+
+def find_latest(connection: Connection) -> UUID:
+    """Return this moment in the form of the trail's keys: what comes later is greater."""
+    found: UUID = connection.execute(load("audit")["find_latest"]).scalar_one()
+    return found
+
+
+def list_latest(connection: Connection, *, after: UUID, most: int) -> list[LatestStep]:
+    """Return the latest steps of all workflows after a key, at most so many, oldest first.
+
+    A step's key is given when it is made and it is seen when its transaction commits, so a step may turn up behind
+    others with greater keys.
+    """
+    rows = connection.execute(load("audit")["list_latest"], {"after": after, "most": most}).all()
+    return [LatestStep(**row._mapping) for row in reversed(rows)]
 
 
 def list_history(connection: Connection, workflow_id: UUID) -> list[TrailRow]:

@@ -133,9 +133,9 @@ def list_operations(connection: Connection, *, before: UUID | None = None, page_
     return [_operation(row) for row in connection.execute(load("bulk")["list_operations"], parameters)]
 
 
-def list_unfinished(connection: Connection) -> list[UUID]:
-    """Return the operations that are still to be carried out, oldest first."""
-    return list(connection.execute(load("bulk")["list_unfinished"]).scalars())
+def list_unfinished(connection: Connection, *, rested: timedelta = timedelta(0)) -> list[UUID]:
+    """Return the operations that are still to be carried out and nobody has worked at for `rested`, oldest first."""
+    return list(connection.execute(load("bulk")["list_unfinished"], {"rested": rested}).scalars())
 
 
 def list_refused(
