@@ -5,13 +5,9 @@ What the stages do is replaced by functions of the test; acquiring, fencing, fin
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -33,29 +29,10 @@ from squorflow.stages.context import StageContext, StageResult
 from squorflow.states import STAGES, Stage, WorkflowState
 from squorflow.workflow import audit, leases, listing, queue
 from squorflow.workflow.transitions import transition
+from support.processes import blocked_worker
+from support.work import Work
 
-TESTS = Path(__file__).resolve().parents[1]
 SOON = timedelta(milliseconds=200)
-
-StageFunction = Callable[[StageContext], StageResult]
-
-
-class Work:
-    """What the stages do in a test; a stage that is not named does nothing. `runs` counts who ran what."""
-
-    def __init__(self) -> None:
-        self.functions: dict[Stage, StageFunction] = {}
-        self.runs: Counter[tuple[UUID, Stage]] = Counter()
-        self.order: dict[UUID, list[Stage]] = {}
-
-    def of(self, stage: Stage) -> StageFunction:
-        def run(context: StageContext) -> StageResult:
-            self.runs[context.workflow_id, stage] += 1
-            self.order.setdefault(context.workflow_id, []).append(stage)
-            function = self.functions.get(stage)
-            return function(context) if function else StageResult(summary="nothing to do")
-
-        return run
 
 
 @pytest.fixture
@@ -365,33 +342,6 @@ def test_a_retry_that_waits_in_a_live_dag_run_stays_its_own(database: Database, 
         )
     reap(database, liveness=nothing_known, config=config)
     assert owned(database) == 1
-
-
-@contextmanager
-def blocked_worker(database_url: URL, home: Path) -> Iterator[subprocess.Popen[str]]:
-    """A drain in a process of its own, in the middle of its first stage."""
-    address = database_url.set(drivername="postgresql").render_as_string(hide_password=False)
-    environment = {
-        **os.environ,
-        "AIRFLOW_CONN_WORKFLOW_DB": address,
-        "AIRFLOW_HOME": str(home),
-        "HOME": str(home),
-        "WORKFLOW_HOME": str(home),
-        "WORKFLOW_LOCK_TIMEOUT": "1",
-        "PYTHONPATH": str(TESTS),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "support.blocked_worker"], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    with process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("begun"):
-                break
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def test_the_products_of_a_killed_worker_are_finished_by_the_next(

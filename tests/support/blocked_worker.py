@@ -1,13 +1,15 @@
-"""A drain whose first stage tells its parent that it runs and then waits to be stopped; for tests that end it.
+"""A worker whose first stage tells its parent that it runs and then waits to be stopped; for tests that end it.
 
-Its database is the one of AIRFLOW_CONN_WORKFLOW_DB.
+`python -m support.blocked_worker drain|worker|program`: a verb, or a program with an orchestrator. Its database is the
+one of AIRFLOW_CONN_WORKFLOW_DB.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
-from squorflow import stages
+from squorflow import WorkflowOrchestrator, stages
 from squorflow.cli import main
 from squorflow.stages.context import StageContext, StageResult
 
@@ -19,6 +21,15 @@ def _block(context: StageContext) -> StageResult:
     return StageResult(summary="nobody stopped it")
 
 
+async def _program() -> None:
+    orchestrator = WorkflowOrchestrator(num_workers=1)
+    await orchestrator.start()
+    await orchestrator.drain()
+
+
 if __name__ == "__main__":
     stages._stage_function = lambda _stage: _block  # type: ignore[assignment]
-    main(["drain", "--num-workers", "1"])
+    if sys.argv[1] == "program":
+        asyncio.run(_program())
+    else:
+        main([sys.argv[1], "--num-workers", "1"])

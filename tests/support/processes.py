@@ -16,6 +16,7 @@ from pathlib import Path
 from uuid import UUID
 
 import psutil
+from sqlalchemy import URL
 
 from squorflow.postgres.database import Database
 from support.workflows import RUN
@@ -77,3 +78,30 @@ def go_on(stopped: subprocess.Popen[str]) -> str:
     stopped.stdin.write("\n")
     stopped.stdin.flush()
     return stopped.stdout.readline()
+
+
+@contextmanager
+def blocked_worker(database_url: URL, home: Path, *, program: str = "drain") -> Iterator[subprocess.Popen[str]]:
+    """Start a program of `support.blocked_worker` and wait until it is in the middle of its first stage."""
+    address = database_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    environment = {
+        **os.environ,
+        "AIRFLOW_CONN_WORKFLOW_DB": address,
+        "AIRFLOW_HOME": str(home),
+        "HOME": str(home),
+        "WORKFLOW_HOME": str(home),
+        "WORKFLOW_LOCK_TIMEOUT": "1",
+        "PYTHONPATH": str(TESTS),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "support.blocked_worker", program], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("begun"):
+                break
+        try:
+            yield process
+        finally:
+            process.kill()

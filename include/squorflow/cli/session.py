@@ -6,12 +6,9 @@ this process calls itself in the trail.
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-from squorflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from squorflow.config import WorkflowConfig
@@ -30,10 +27,9 @@ def read_config() -> WorkflowConfig:
 
 def actor() -> str:
     """Return who is named in the trail for what this process does: `cli:<user>`."""
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):
-        return "cli:unknown"
+    from squorflow.orchestrator.engine import name_actor
+
+    return name_actor("cli")
 
 
 def uses_airflow_connection() -> bool:
@@ -50,18 +46,14 @@ def open_database(config: WorkflowConfig) -> Iterator[Database]:
     Raises `ConfigurationError` when the schema is missing or older than this version, but for an empty embedded
     database, which is upgraded.
     """
-    from squorflow.orchestrator.preparing import upgrade
+    from squorflow.orchestrator.preparing import check_schema, upgrade
     from squorflow.postgres import migrations
 
     with open_any_database(config) as database:
-        known = migrations.status(database)
-        if all(one.applied_at is None for one in known) and not uses_airflow_connection():
+        if not uses_airflow_connection() and all(one.applied_at is None for one in migrations.status(database)):
             upgrade(database)
-        elif any(one.applied_at is None for one in known):
-            missing = ", ".join(one.name for one in known if one.applied_at is None)
-            raise ConfigurationError(
-                f"the database {place(database)} lacks migrations ({missing}): run `squorflow db upgrade`"
-            )
+        else:
+            check_schema(database)
         yield database
 
 

@@ -25,6 +25,21 @@ LARGEST_DATA = 200_000
 _LONGEST_TYPE = 50
 
 
+_OTHER_SPELLING = {"from": "from_state", "to": "to_state", "from_state": "from", "to_state": "to"}
+
+
+class EventData(dict[str, Any]):
+    """What an event tells; states answer to both spellings of their keys, `None` where the event is no change of state.
+
+    So a handler may ask any event for `data["to_state"]`; `in` and `get` say what is really there.
+    """
+
+    def __missing__(self, key: str) -> Any:
+        if key not in _OTHER_SPELLING:
+            raise KeyError(key)
+        return self.get(_OTHER_SPELLING[key])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowEvent:
     """Something that happened to a workflow, or to the installation (`workflow_id` is `None` then).
@@ -39,6 +54,9 @@ class WorkflowEvent:
     data: Mapping[str, Any] = field(default_factory=dict)
     event_id: UUID | None = None
     created_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", EventData(self.data))
 
 
 def is_final_failure(event: WorkflowEvent) -> bool:
@@ -84,8 +102,7 @@ async def emit_event(event: WorkflowEvent, *, database: Database | None = None) 
 def _with_both_spellings(event: WorkflowEvent) -> dict[str, Any]:
     """Complete a hand-made state change: handlers read `to_state`, the short form is `to`."""
     data = dict(event.data)
-    for short, long in (("from", "from_state"), ("to", "to_state")):
-        for name, other in ((short, long), (long, short)):
-            if name in data:
-                data.setdefault(other, data[name])
+    for name, other in _OTHER_SPELLING.items():
+        if name in event.data:
+            data.setdefault(other, data[name])
     return data

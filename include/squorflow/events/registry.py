@@ -7,7 +7,7 @@ Owns names and where a kind of handler comes from: the files in `handlers/`, els
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -53,7 +53,7 @@ def add_event_handler(handler: HandlesEvents, *, name: str | None = None) -> Non
     Deliveries are kept under the handler's name, so a process that starts again goes on where it ended; `name` is for
     a second handler of the same class. Raises `ConfigurationError` for one that is there already, or is no handler.
     """
-    described = _describe(handler, name=name)
+    described = describe(handler, name=name)
     if described.name in _added:
         raise ConfigurationError(f"there is an event handler {described.name!r} already: give this one another name")
     _added[described.name] = described
@@ -64,8 +64,8 @@ def remove_event_handler(name: str) -> None:
     _added.pop(name, None)
 
 
-def get_handlers(config: WorkflowConfig) -> list[Handler]:
-    """Return the configured handlers and the added ones; with notifications switched off, only the log.
+def get_handlers(config: WorkflowConfig, *, more: Sequence[Handler] = ()) -> list[Handler]:
+    """Return the configured handlers, the added ones and `more`; with notifications switched off, only the log.
 
     Raises `ConfigurationError` that names the entry which makes no sense.
     """
@@ -74,7 +74,7 @@ def get_handlers(config: WorkflowConfig) -> list[Handler]:
         specifications = tuple(one for one in specifications if one == _LOG)
     handlers = [_make(specification, config) for specification in dict.fromkeys(specifications)]
     if config.enable_notifications:
-        handlers += _added.values()
+        handlers += [*_added.values(), *more]
     names = [handler.name for handler in handlers]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -85,7 +85,7 @@ def get_handlers(config: WorkflowConfig) -> list[Handler]:
 def _make(specification: str, config: WorkflowConfig) -> Handler:
     kind, _, argument = specification.partition(":")
     make = import_module(f"squorflow.events.handlers.{kind}").make if kind in _KINDS else _find_entry_point(kind)
-    return _describe(make(argument or None, config), name=None if kind in _KINDS else specification)
+    return describe(make(argument or None, config), name=None if kind in _KINDS else specification)
 
 
 def _find_entry_point(kind: str) -> Callable[[str | None, WorkflowConfig], Any]:
@@ -121,7 +121,8 @@ def topics_of(connection: Any | None, default: frozenset[str] | None) -> frozens
     )
 
 
-def _describe(handler: Any, *, name: str | None) -> Handler:
+def describe(handler: HandlesEvents, *, name: str | None = None) -> Handler:
+    """Return a handler under its name, or under `name`; raises `ConfigurationError` for what is none."""
     handle = getattr(handler, "handle", None)
     if inspect.isclass(handler) or not inspect.iscoroutinefunction(handle):
         raise ConfigurationError(

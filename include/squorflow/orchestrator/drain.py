@@ -1,4 +1,4 @@
-"""Works the queue empty with the threads of one process, and says what became of it.
+"""Works the queue empty with the threads of one process, or stays and works whatever comes.
 
 Owns when to rest, when to wake and when it is over. What a worker does with a product is `worker.py`.
 """
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from squorflow.config import WorkflowConfig
+from squorflow.errors import Cancelled
+from squorflow.orchestrator.emptiness import Emptiness
 from squorflow.orchestrator.signals import stopped_by_signals
 from squorflow.orchestrator.worker import ProductEvent, ProductOutcome, Worker
 from squorflow.postgres.queries import load
@@ -37,7 +39,7 @@ _LEASE_SLACK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainReport:
-    """What a drain did and left behind.
+    """What a pool of workers did and left behind.
 
     `retries` counts the times a product came back for another try, `skipped` those that were taken from us.
     `not_queued` are products left in `created`: somebody inserted them and has to queue them. `held_elsewhere` are
@@ -70,8 +72,11 @@ def drain(
     num_workers: int,
     on_event: Callable[[ProductEvent], None] | None = None,
     on_wait: Callable[[float], None] | None = None,
+    stays: bool = False,
 ) -> DrainReport:
     """Work until no product is left but those of other owners, and wait for retries that are due later.
+
+    With `stays` it waits for new products too, until it is stopped.
 
     `on_event` is called from the workers' threads, one call at a time; `on_wait` now and then while there is nothing to
     do but to wait, with the seconds until there may be. SIGINT and SIGTERM stop it cleanly when it runs
@@ -79,14 +84,23 @@ def drain(
     Raises what the database raises when it stays out of reach for `processing_timeout`.
     """
     pool = WorkerPool(
-        database, config=config, clients=clients, num_workers=num_workers, on_event=on_event, on_wait=on_wait
+        database,
+        config=config,
+        clients=clients,
+        num_workers=num_workers,
+        on_event=on_event,
+        on_wait=on_wait,
+        stays=stays,
     )
     with stopped_by_signals(pool.stop):
         return pool.run()
 
 
 class WorkerPool:
-    """The workers of one process; `run` blocks until the queue is empty or `stop` was called from another thread."""
+    """The workers of one process; `run` blocks until `stop` was called from another thread or the queue is empty.
+
+    One that `stays` does not end with the queue; `emptiness` tells when nothing is left.
+    """
 
     def __init__(
         self,
@@ -97,9 +111,11 @@ class WorkerPool:
         num_workers: int,
         on_event: Callable[[ProductEvent], None] | None = None,
         on_wait: Callable[[float], None] | None = None,
+        stays: bool = False,
     ) -> None:
         self._database = database
         self._config = config
+        self._stays = stays
         self._passed_over: set[UUID] = set()
         self._workers = [
             Worker(database, config=config, clients=clients, passed_over=self._passed_over) for _ in range(num_workers)
@@ -117,10 +133,22 @@ class WorkerPool:
         self._reap_at = 0.0
         self._look_at = 0.0
         self._patience_until: float | None = None
+        self._hurried = False
+        self._started = time.monotonic()
+        self.emptiness = Emptiness(self._look_anew)
 
     def run(self) -> DrainReport:
         """Work until nothing is left to do; raises what made a worker end."""
-        started = time.monotonic()
+        try:
+            report = self._work()
+        except BaseException as error:
+            self.emptiness.give_up(error)
+            raise
+        self.emptiness.give_up(Cancelled(self._stopped or "the workers have ended"))
+        return report
+
+    def _work(self) -> DrainReport:
+        self._started = time.monotonic()
         self._reap()
         threads = [
             threading.Thread(target=self._drive, args=(worker,), name=f"worker-{number}", daemon=True)
@@ -142,7 +170,7 @@ class WorkerPool:
             heartbeat.join()
         if self._crash is not None:
             raise self._crash
-        return self._report(seconds=time.monotonic() - started)
+        return self.report()
 
     def stop(self, reason: str) -> None:
         """Cancel the stages that run and give everything back; `run` returns when that is done."""
@@ -205,6 +233,14 @@ class WorkerPool:
         with self._condition:
             self._condition.wait_for(lambda: self._ending, timeout=seconds)
 
+    def _look_anew(self) -> None:
+        """Have the next look begin at once, and take nothing as known."""
+        with self._condition:
+            self._look_at = 0.0
+            self._patience_until = None
+            self._hurried = True
+            self._condition.notify_all()
+
     def _beat(self) -> None:
         """Extend the leases of all workers every third of a lease."""
         third = self._config.lock_timeout.total_seconds() / 3
@@ -231,9 +267,11 @@ class WorkerPool:
                 if not is_outage(error) or time.monotonic() - outage_since > self._outage_limit_seconds:
                     raise
                 pause = _TICK_SECONDS
-            if pause is None:
+            if pause is None and not self._stays:
                 return
-            self._pause(pause)
+            with self._condition:
+                self._condition.wait_for(lambda: self._ending or self._hurried, timeout=pause or _TICK_SECONDS)
+                self._hurried = False
 
     def _is_idle(self) -> bool:
         return self._idle == len(self._workers)
@@ -244,6 +282,7 @@ class WorkerPool:
 
     def _look_around(self) -> float | None:
         """Do what is due; return the seconds until the next look, `None` when nothing is left to do."""
+        askers = self.emptiness.askers()
         if time.monotonic() >= self._reap_at:
             self._reap()
         with self._condition:
@@ -262,6 +301,9 @@ class WorkerPool:
         if time.monotonic() >= self._look_at:
             wait = self._find_wait()
             if wait is None:
+                self.emptiness.tell(askers)
+                # Whoever has asked meanwhile is answered by the next look.
+                self._look_at = 0.0 if self.emptiness.askers() else time.monotonic() + _LOOK_SECONDS
                 return None
             if self._on_wait is not None and wait > 0:
                 self._on_wait(wait)
@@ -296,7 +338,8 @@ class WorkerPool:
         reaper.reap(self._database, liveness=reaper.nothing_known, config=self._config)
         self._reap_at = time.monotonic() + self._config.lock_timeout.total_seconds()
 
-    def _report(self, *, seconds: float) -> DrainReport:
+    def report(self) -> DrainReport:
+        """Say what has been done so far and what is left."""
         with self._database.begin() as connection:
             remaining = queue.find_remaining(connection)
             claimable = queue.count_claimable(connection, most=remaining.ready)
@@ -310,7 +353,7 @@ class WorkerPool:
             not_queued=max(0, remaining.ready - claimable),
             held_elsewhere=held.products,
             passed_over=len(self._passed_over),
-            seconds=seconds,
+            seconds=time.monotonic() - self._started,
             stopped=self._stopped,
         )
 

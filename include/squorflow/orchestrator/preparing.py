@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from squorflow.errors import ConfigurationError
 from squorflow.postgres import migrations
 from squorflow.scoring.catalog import install_policies
 
@@ -17,3 +18,13 @@ def upgrade(database: Database) -> list[str]:
     with database.begin() as connection:
         install_policies(connection)
     return applied
+
+
+def check_schema(database: Database) -> None:
+    """Make sure that no migration is missing; raises `ConfigurationError` that names those that are."""
+    from squorflow.postgres.database import render_url
+
+    missing = ", ".join(one.name for one in migrations.status(database) if one.applied_at is None)
+    if missing:
+        place = render_url(database.url, with_secrets=False)
+        raise ConfigurationError(f"the database {place} lacks migrations ({missing}): run `squorflow db upgrade`")

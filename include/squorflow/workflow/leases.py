@@ -195,6 +195,26 @@ def lock_key(workflow_id: UUID) -> int:
     return unsigned - (1 << 32) if unsigned >= 1 << 31 else unsigned
 
 
+def _milliseconds(lease: timedelta) -> str:
+    """Return how long a session may idle, as Postgres' setting takes it."""
+    return str(max(1, int(lease.total_seconds() * 1000)))
+
+
+def try_lock(session: Connection, workflow_id: UUID, *, lease: timedelta) -> bool:
+    """Take a workflow's advisory lock for the session; Postgres ends one that is idle for a whole lease."""
+    parameters = {
+        "lock_class": LOCK_CLASS,
+        "lock_key": lock_key(workflow_id),
+        "idle_milliseconds": _milliseconds(lease),
+    }
+    return bool(session.execute(load("leases")["try_lock"], parameters).one().locked)
+
+
+def unlock(session: Connection) -> None:
+    """Free what the session has locked, and let it idle in its pool."""
+    session.execute(load("leases")["unlock"])
+
+
 @contextmanager
 def hold(
     database: Database,
@@ -246,22 +266,16 @@ class Heartbeat:
         self._own_session = True
         self._stopping = threading.Event()
         self._extend = {"workflow_id": workflow_id, "token": token, "lease": lease}
-        key = lock_key(workflow_id)
-        self._lock = {
-            "lock_class": LOCK_CLASS,
-            "lock_key": key,
-            "idle_milliseconds": str(max(1, int(lease.total_seconds() * 1000))),
-        }
-        self._holder = {"lock_class": LOCK_CLASS, "unsigned_key": key & 0xFFFFFFFF}
+        self._holder = {"lock_class": LOCK_CLASS, "unsigned_key": lock_key(workflow_id) & 0xFFFFFFFF}
 
     def open(self, session: Connection) -> None:
         """Take the lock, waiting for a busy one up to half a lease and then ending its holder."""
         queries = load("leases")
         if not self._locking:
-            session.execute(queries["watch_session"], {"idle_milliseconds": self._lock["idle_milliseconds"]})
+            session.execute(queries["watch_session"], {"idle_milliseconds": _milliseconds(self._lease)})
             return
         deadline = time.monotonic() + self._lease.total_seconds() / 2
-        while not session.execute(queries["try_lock"], self._lock).one().locked:
+        while not try_lock(session, self._workflow_id, lease=self._lease):
             if time.monotonic() > deadline:
                 log.warning(
                     "workflow %s: its lock is held by a process without the lease; ending that", self._workflow_id
@@ -312,7 +326,7 @@ class Heartbeat:
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            session.execute(load("leases")["unlock"])
+            unlock(session)
         except SQLAlchemyError as error:
             # The lock went with the session that broke.
             log.warning("workflow %s: its lock session ended early (%s)", self._workflow_id, type(error).__name__)

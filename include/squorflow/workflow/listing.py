@@ -46,6 +46,11 @@ class WorkflowStatus:
     suspend_kind: str | None
 
     @property
+    def id(self) -> UUID:
+        """The workflow's id, as the column's short name has it."""
+        return self.workflow_id
+
+    @property
     def allowed_transitions(self) -> tuple[WorkflowState, ...]:
         """The states it may go to from here."""
         return tuple(sorted(TRANSITIONS[self.current_state]))
