@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 64
 
+_guards: set[asyncio.Task[None]] = set()
+"""An event loop forgets tasks that nobody holds, and a program may well let go of an orchestrator that works."""
+
 
 class WorkflowOrchestrator:
     """Workers in this process; `start` begins and returns, `stop` gives back what they had begun.
@@ -61,6 +64,8 @@ class WorkflowOrchestrator:
         service.start()
         self._service = service
         self._guard = asyncio.create_task(_end_with_the_loop(service), name="orchestrator-guard")
+        _guards.add(self._guard)
+        self._guard.add_done_callback(_guards.discard)
 
     async def stop(self, *, reason: str = "its orchestrator was stopped") -> DrainReport | None:
         """Cancel the stages that run, give all products back and return what was done since `start`.

@@ -35,11 +35,13 @@ class Exclusion:
         self._locking = locking
         self._opened: AbstractContextManager[Connection] | None = None
         self._session: Connection | None = None
+        self._broken = False
 
     def try_take(self) -> str | None:
         """Take it; otherwise return in words who has it. Raises `WorkflowNotFound`."""
         self._opened = self._database.session()
         self._session = self._opened.__enter__()
+        self._broken = False
         try:
             busy = self._try(self._session)
         except BaseException:
@@ -71,6 +73,8 @@ class Exclusion:
             queue.extend_owned(self._session, owner=self._owner, lease=self._lease)
         except SQLAlchemyError as error:
             log.warning("workflow %s: its lock session ended (%s)", self._workflow_id, type(error).__name__)
+            self._session.invalidate()
+            self._broken = True
             return False
         return True
 
@@ -83,11 +87,13 @@ class Exclusion:
         if session is None or opened is None:
             return
         try:
-            queue.give_back(session, owner=self._owner)
-            leases.unlock(session)
+            with self._database.begin() as connection:
+                queue.give_back(connection, owner=self._owner)
+            if not self._broken:
+                leases.unlock(session)
         except SQLAlchemyError as error:
-            # Postgres has freed the lock with the session; the row comes back when its lease runs out.
-            log.warning("workflow %s: its lock session ended early (%s)", self._workflow_id, type(error).__name__)
+            # Postgres frees the lock with its session; the row comes back when its lease has run out.
+            log.warning("workflow %s: it could not be given back (%s)", self._workflow_id, type(error).__name__)
             session.invalidate()
         finally:
             opened.__exit__(None, None, None)
