@@ -358,15 +358,16 @@ def test_the_products_of_a_killed_worker_are_finished_by_the_next(
     assert tries == [(0, 5), (1, 1)], "what was running counts as a try, what was only claimed does not"
 
 
+@pytest.mark.parametrize("program", ["drain", "worker"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_a_drain_cleanly(
-    number: signal.Signals, database: Database, database_url: URL, tmp_path: Path
+def test_a_signal_stops_a_worker_cleanly(
+    number: signal.Signals, program: str, database: Database, database_url: URL, tmp_path: Path
 ) -> None:
     enqueue(database, 6)
-    with blocked_worker(database_url, tmp_path) as process:
+    with blocked_worker(database_url, tmp_path, program=program) as process:
         process.send_signal(number)
         _, complaints = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == {"drain": 1, "worker": 0}[program]
     assert f"stopped by {number.name}" in complaints
     assert "Traceback" not in complaints
     assert owned(database) == 0

@@ -5,10 +5,14 @@
     output.py     tables for people, JSON for programs
     server.py     db upgrade · status · url · start · stop
     intake.py     enqueue
-    drain.py      drain
+    drain.py      drain · worker
+    actions.py    retry · cancel · suspend · deadletter list · replay
     remake.py     rescore · reprocess
     reading.py    status · list · history · search
+    figures.py    metrics · dashboard · analyze
+    limits.py     limits
     trail.py      audit verify
+    upkeep.py     upkeep
     events.py     events deliver · handlers · list · replay · forget
 
 Owns words, options and exit codes only; every verb calls one function of the layers below.

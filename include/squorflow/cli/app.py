@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from squorflow.cli.actions import cancel, deadletter, retry, suspend
-from squorflow.cli.drain import drain
+from squorflow.cli.drain import drain, worker
 from squorflow.cli.events import events
 from squorflow.cli.figures import analyze, dashboard, metrics
 from squorflow.cli.intake import enqueue
@@ -95,6 +95,7 @@ for verb in (
     db,
     enqueue,
     drain,
+    worker,
     status,
     list_,
     history,

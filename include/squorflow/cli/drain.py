@@ -1,4 +1,4 @@
-"""`squorflow drain`: works the queue empty in this process, and shows how it goes."""
+"""`squorflow drain`, `worker`: works in this process, until the queue is empty or until it is stopped."""
 
 from __future__ import annotations
 
@@ -25,9 +25,15 @@ _WORTH_TELLING_SECONDS = 1.0
 """Shorter waits are over before anybody has read of them."""
 
 
+_num_workers = click.option(
+    "--num-workers", type=click.IntRange(1, 64), help="Threads; default WORKFLOW_NUM_WORKERS (4)."
+)
+_verbose = click.option("-v", "--verbose", is_flag=True, help="Log to stderr, tracebacks included.")
+
+
 @click.command()
-@click.option("--num-workers", type=click.IntRange(1, 64), help="Threads; default WORKFLOW_NUM_WORKERS (4).")
-@click.option("-v", "--verbose", is_flag=True, help="Log to stderr, tracebacks included.")
+@_num_workers
+@_verbose
 @json_option
 @click.pass_context
 def drain(context: click.Context, *, num_workers: int | None, verbose: bool, as_json: bool) -> None:
@@ -55,11 +61,37 @@ def drain(context: click.Context, *, num_workers: int | None, verbose: bool, as_
             on_event=shown.tell,
             on_wait=shown.tell_wait,
         )
-    if as_json:
-        emit({**plain(report), "products_per_second": round(report.products_per_second, 2)})
-    else:
-        _say_report(report)
+    _tell_report(report, as_json=as_json)
     context.exit(1 if report.stopped or report.failed or report.passed_over else 0)
+
+
+@click.command()
+@_num_workers
+@_verbose
+@json_option
+def worker(*, num_workers: int | None, verbose: bool, as_json: bool) -> None:
+    """Work on whatever comes and deliver events, until Ctrl-C or SIGTERM, which stop it cleanly.
+
+    Any number may run at once, also beside Airflow. Exit code 0 when it was stopped.
+    """
+    from squorflow import orchestrator
+    from squorflow.orchestrator.messenger import Messenger
+    from squorflow.stages import make_clients
+
+    config = session.read_config()
+    config = config.model_copy(update={"num_workers": num_workers or config.num_workers})
+    with _log_on_stderr(verbose=verbose), session.open_database(config) as database:
+        shown = _Display(None, total=0, quiet=as_json)
+        with Messenger(database, config=config, handlers=[]):
+            report = orchestrator.drain(
+                database,
+                config=config,
+                clients=make_clients(config),
+                num_workers=config.num_workers,
+                on_event=shown.tell,
+                stays=True,
+            )
+    _tell_report(report, as_json=as_json)
 
 
 def _count_to_do(database: Database) -> int:
@@ -100,7 +132,10 @@ class _Display:
             warn(text)
 
 
-def _say_report(report: DrainReport) -> None:
+def _tell_report(report: DrainReport, *, as_json: bool) -> None:
+    if as_json:
+        emit({**plain(report), "products_per_second": round(report.products_per_second, 2)})
+        return
     say(
         f"{report.completed} completed, {report.failed} failed, {report.suspended} suspended, "
         f"{report.retries} retries in {report.seconds:.1f} s ({report.products_per_second:.1f} products/s)"
@@ -112,7 +147,7 @@ def _say_report(report: DrainReport) -> None:
     if report.passed_over:
         warn(f"{report.passed_over} could not be claimed and were passed over; their rows refuse every change")
     if report.stopped:
-        warn(f"stopped early: {report.stopped}; what was begun has been given back")
+        warn(f"stopped: {report.stopped}; what was begun has been given back")
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from squorflow.events.dispatcher import deliver_pending, deliver_until
 from squorflow.events.registry import Handler, get_handlers
@@ -24,7 +24,7 @@ _PAUSE_SECONDS = 10.0
 
 
 class Messenger:
-    """Delivers to the configured handlers and to those added here, from `start` to `stop`, once."""
+    """Delivers to the configured handlers and to those added here, from `start` to `stop` or inside a block, once."""
 
     def __init__(self, database: Database, *, config: WorkflowConfig, handlers: list[Handler]) -> None:
         """Name the handlers; raises `ConfigurationError` where a configured one makes no sense or two share a name."""
@@ -37,6 +37,13 @@ class Messenger:
         """Ends the present dispatcher, which the next one follows unless all is over."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="messenger", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def start(self) -> None:
         """Begin to deliver."""
