@@ -76,7 +76,8 @@ def test_every_verb_explains_itself_and_takes_json(verb: tuple[str, ...]) -> Non
 def test_all_promised_verbs_are_there() -> None:
     assert {" ".join(verb) for verb in VERBS} >= {
         "db upgrade", "db status", "db url", "db start", "db stop", "enqueue", "drain", "status", "list", "history",
-        "search", "worker", "retry", "cancel", "suspend", "metrics", "rescore", "reprocess", "audit verify",
+        "search", "worker", "retry", "cancel", "suspend", "metrics", "bulk retry", "bulk cancel",
+        "bulk suspend", "bulk resume", "rescore", "reprocess", "audit verify",
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@
     intake.py     enqueue
     drain.py      drain · worker
     actions.py    retry · cancel · suspend · deadletter list · replay
+    bulk.py       bulk retry · cancel · suspend · resume · stop · list · failures
     remake.py     rescore · reprocess
     reading.py    status · list · history · search
     figures.py    metrics · dashboard · analyze

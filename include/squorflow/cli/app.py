@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from squorflow.cli.actions import cancel, deadletter, retry, suspend
+from squorflow.cli.bulk import bulk
 from squorflow.cli.drain import drain, worker
 from squorflow.cli.events import events
 from squorflow.cli.figures import analyze, dashboard, metrics
@@ -104,6 +105,7 @@ for verb in (
     cancel,
     suspend,
     deadletter,
+    bulk,
     limits,
     rescore,
     reprocess,
