@@ -160,7 +160,7 @@ class WorkflowConfig(BaseSettings):
         0.0, ge=0, le=2, description="how freely the model writes; 0: always the likeliest"
     )
     gemini_max_output_tokens: int = Field(8192, ge=256, le=65_536, description="tokens one answer may have")
-    gemini_timeout: Duration = Field(timedelta(seconds=60), description="seconds Gemini may stay silent")
+    gemini_timeout: Duration = Field(timedelta(seconds=60), description="seconds one answer of Gemini may take")
     gemini_endpoint: str = Field(
         "", description="address of the API, where it is neither Google's nor that of the connection `gemini_default`"
     )

@@ -63,9 +63,20 @@ EXPECTED: dict[str, tuple[str, str, str, str]] = {
     "truncated_body": ("TransientError", "gemini_unreadable", "retrying", "cut short"),
     "cut_connection": ("NetworkError", "gemini_unreachable", "retrying", "connection to Gemini failed"),
     "slow": ("NetworkError", "gemini_timeout", "retrying", "did not answer in time"),
+    "drip": ("NetworkError", "gemini_timeout", "retrying", "did not answer in time"),
+    "drip_without_length": ("NetworkError", "gemini_timeout", "retrying", "did not answer in time"),
+    "drip_in_head": ("NetworkError", "gemini_timeout", "retrying", "did not answer in time"),
+    "endless": ("TransientError", "gemini_unreadable", "retrying", "longer than 8,388,608 bytes"),
+    "endless_error": ("TransientError", "gemini_unreadable", "retrying", "longer than 8,388,608 bytes"),
+    "endless_head": ("NetworkError", "gemini_unreachable", "retrying", "connection to Gemini failed"),
+    "length_of_10_gb": ("TransientError", "gemini_unreadable", "retrying", "longer than 8,388,608 bytes"),
+    "compressed": ("TransientError", "gemini_unreadable", "retrying", "no answer of its API"),
     "reset": ("NetworkError", "gemini_unreachable", "retrying", "connection to Gemini failed"),
 }
 """Mode to class, code, where the workflow ends up, and words of the message."""
+
+LATE = {"slow", "drip", "drip_without_length", "drip_in_head"}
+"""Modes that only the deadline for the whole answer ends."""
 
 RETRY_AFTER = {"429_retry_info": 37.2, "429_header": 12, "429_words": 21.5}
 
@@ -98,7 +109,7 @@ def test_a_failure_is_recorded_as_what_it_is_and_never_as_a_result(
 ) -> None:
     server.script(mode)
     workflow_id = enqueue(ready, page())
-    timeout = timedelta(seconds=0.5 if mode == "slow" else 30)
+    timeout = timedelta(seconds=0.5 if mode in LATE else 30)
     clients = gemini(sdk, endpoint=server.address, timeout=timeout)
     run(ready, workflow_id, config=sdk, clients=clients, stages=BEFORE)
     before = stored(ready)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import gzip
 import hashlib
 import json
 import random
@@ -22,11 +23,12 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from support.gemini_answers import GULLIBLE, read_page
 
@@ -63,12 +65,18 @@ class Asked:
 
 @dataclass(slots=True)
 class Sent:
-    """What is sent back; `declared_length` overrides Content-Length."""
+    """What is sent back.
+
+    `declared_length` overrides Content-Length, `None` sends none. At the pace `drip` the body comes byte by byte, at
+    `endless` again and again, until the client hangs up or the server stops. Without `head` it brings its own.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
-    declared_length: int | None = None
+    declared_length: int | None = -1
+    pace: Literal["whole", "drip", "endless"] = "whole"
+    head: bool = True
 
 
 class GeminiServer:
@@ -270,6 +278,16 @@ def _cut_connection(asked: Asked) -> Sent:
     return sent
 
 
+def _compressed(asked: Asked) -> Sent:
+    """Answer with a body that holds more than may be sent, although compression is declined."""
+    del asked
+    packed = BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:
+        for _ in range(32):
+            file.write(bytes(1024 * 1024))
+    return Sent(body=packed.getvalue(), headers={"Content-Type": "application/json", "Content-Encoding": "gzip"})
+
+
 def _many(asked: Asked) -> Sent:
     one = {"name": "e330", "e_number": "e330", "quote": asked.page["name"], "field": "name"}
     return _changed(asked, substances=[one] * 5_000)
@@ -321,12 +339,24 @@ MODES: dict[str, Callable[[Asked], Sent]] = {
     "truncated_body": _truncated_body,
     "cut_connection": _cut_connection,
     "slow": lambda asked: answer(json.dumps(read_page(asked.page))),
+    "drip": lambda asked: replace(answer(json.dumps(read_page(asked.page))), pace="drip"),
+    "drip_without_length": lambda asked: replace(
+        answer(json.dumps(read_page(asked.page))), pace="drip", declared_length=None
+    ),
+    "drip_in_head": lambda _: Sent(body=b"HTTP/1.1 200 OK\r\n" + b"X-More: more\r\n" * 500, pace="drip", head=False),
+    "endless": lambda _: Sent(body=b" " * 65_536, pace="endless", declared_length=None),
+    "endless_error": lambda _: Sent(status=500, body=b" " * 65_536, pace="endless", declared_length=None),
+    "endless_head": lambda _: Sent(body=b"HTTP/1.1 200 OK\r\n" + b"X-More: more\r\n" * 500, pace="endless", head=False),
+    "length_of_10_gb": lambda _: Sent(body=b" " * 65_536, pace="endless", declared_length=10**10),
+    "compressed": _compressed,
     "reset": lambda _: Sent(),
 }
 """What the server can do, by name."""
 
 PAID = frozenset(MODES) - {name for name in MODES if name[:1] in "45"} - {
     "html_502", "html_200", "bad_key", "billing", "redirect", "slow", "reset", "truncated_body", "cut_connection",
+    "drip", "drip_without_length", "drip_in_head", "endless", "endless_error", "endless_head", "length_of_10_gb",
+    "compressed",
 }  # fmt: skip
 """Modes whose answer is billed."""
 
@@ -372,14 +402,29 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, sent: Sent) -> None:
         try:
-            self.send_response(sent.status)
-            length = len(sent.body) if sent.declared_length is None else sent.declared_length
-            for name, value in {**sent.headers, "Content-Length": str(length), "Connection": "close"}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(sent.body)
+            if sent.head:
+                self._send_head(sent)
+            if sent.pace == "drip":
+                for byte in sent.body:
+                    self.wfile.write(bytes([byte]))
+                    if self.server.fake.stopping.wait(0.05):
+                        return
+            else:
+                self.wfile.write(sent.body)
+            while sent.pace == "endless" and not self.server.fake.stopping.is_set():
+                self.wfile.write(sent.body)
         except (BrokenPipeError, ConnectionResetError):
             return  # the client hung up, as a killed worker does
+
+    def _send_head(self, sent: Sent) -> None:
+        self.send_response(sent.status)
+        headers = {**sent.headers, "Connection": "close"}
+        if sent.declared_length is not None:
+            length = len(sent.body) if sent.declared_length < 0 else sent.declared_length
+            headers["Content-Length"] = str(length)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
 
     def finish(self) -> None:
         try:

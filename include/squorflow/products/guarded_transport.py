@@ -6,19 +6,17 @@ Owns pinning and the limit on a whole answer. Import it where requests are made,
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from threading import Timer
-from typing import Any
 
 import httpx  # noqa: TID253 - nothing imports this module before it makes a request
 
 from squorflow.errors import DataError
 from squorflow.products.addresses import Address, admit
 from squorflow.products.public_networks import why_not_public
+from squorflow.products.watchdog import Watchdog
 
-_CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete"})
 _MAX_TRIED = 4
 """How many of a name's addresses are tried."""
 
@@ -37,7 +35,7 @@ class GuardedTransport(httpx.BaseTransport):
         address = admit(str(request.url), allow=self._allow)
         if address.bundled_name:
             raise DataError("address not admitted: it is not on the network", code="address_not_admitted")
-        watchdog = _Watchdog(request.extensions.get("total_timeout", self._total_seconds))
+        watchdog = Watchdog(request.extensions.get("total_timeout", self._total_seconds))
         try:
             response = self._send(request, address=address, watchdog=watchdog)
         except BaseException as error:
@@ -52,7 +50,7 @@ class GuardedTransport(httpx.BaseTransport):
             extensions=response.extensions,
         )
 
-    def _send(self, request: httpx.Request, *, address: Address, watchdog: _Watchdog) -> httpx.Response:
+    def _send(self, request: httpx.Request, *, address: Address, watchdog: Watchdog) -> httpx.Response:
         try:
             candidates = checked_addresses(address)
         except OSError as error:
@@ -90,7 +88,7 @@ def checked_addresses(address: Address) -> list[str]:
     return found[:_MAX_TRIED]
 
 
-def _pinned(request: httpx.Request, address: str, *, name: str, watchdog: _Watchdog) -> httpx.Request:
+def _pinned(request: httpx.Request, address: str, *, name: str, watchdog: Watchdog) -> httpx.Request:
     """Return the request as it goes to one IP address; its Host header already names the host."""
     return httpx.Request(
         request.method,
@@ -104,7 +102,7 @@ def _pinned(request: httpx.Request, address: str, *, name: str, watchdog: _Watch
 class _WatchedStream(httpx.SyncByteStream):
     """A body that ends with an error, not early, when the watchdog has cut its connection."""
 
-    def __init__(self, response: httpx.Response, *, watchdog: _Watchdog) -> None:
+    def __init__(self, response: httpx.Response, *, watchdog: Watchdog) -> None:
         self._response = response
         self._watchdog = watchdog
 
@@ -123,32 +121,3 @@ class _WatchedStream(httpx.SyncByteStream):
     def close(self) -> None:
         self._watchdog.stop()
         self._response.close()
-
-
-class _Watchdog:
-    """Cuts a connection at its deadline; httpx limits only the silence between two packets, not a slow drip."""
-
-    def __init__(self, seconds: float) -> None:
-        self._socket: socket.socket | None = None
-        self.expired = False
-        self._timer = Timer(seconds, self._cut)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def stop(self) -> None:
-        """End the watch; afterwards no thread of it is left."""
-        self._timer.cancel()
-        self._timer.join()
-
-    def trace(self, event: str, details: Mapping[str, Any]) -> None:
-        """Take note of the connection; httpx calls this at each step of a request."""
-        if event in _CONNECTED:
-            self._socket = details["return_value"].get_extra_info("socket")
-            if self.expired:
-                self._cut()
-
-    def _cut(self) -> None:
-        self.expired = True
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)

@@ -41,8 +41,6 @@ def refused(refusal: Refusal, *, model: str, api_key: str) -> StageError:
     status = refusal.status
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return _rate_limited(refusal, details, said=said)
-    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        return redirected()
     if _is_bad_key(status, details, said=said):
         kind, code, sentence = _BAD_KEY
     elif status == HTTPStatus.BAD_REQUEST and error.get("status") == "FAILED_PRECONDITION":
@@ -103,6 +101,13 @@ def unreachable(cause: BaseException, *, timed_out: bool) -> NetworkError:
 def unreadable() -> TransientError:
     """Return the error for an answer with status 200 that is not the API's JSON: cut short, or somebody else's page."""
     return TransientError("Gemini's answer was cut short or is no answer of its API.", code="gemini_unreadable")
+
+
+def too_long(most_bytes: int) -> TransientError:
+    """Return the error for an answer that does not come to an end, or holds more than any the API gives."""
+    return TransientError(
+        f"Gemini's answer is longer than {most_bytes:,} bytes, which no answer of its API is.", code="gemini_unreadable"
+    )
 
 
 def _error_of(body: Any) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """Gemini through google-genai (extra `genai`), the newer SDK.
 
 Owns the translation between `wire` and this SDK. It retries nothing unless told to, raises nothing for a blocked or
-unfinished answer, and lets its HTTP library's errors through as they are.
+unfinished answer, and lets the errors of the client that it is given through as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import warnings
 from functools import cached_property
 from typing import Any
 
-from squorflow.enrichment.gemini.failures import Refusal, redirected, refused, unreachable, unreadable
+from squorflow.enrichment.gemini.failures import Refusal, refused, unreadable
 from squorflow.enrichment.gemini.wire import GeminiSettings, Question, Reply
 from squorflow.errors import ConfigurationError
 
@@ -35,6 +35,8 @@ class GenAi:
             ) from error
         from google.genai import types
 
+        from squorflow.enrichment.gemini.bounded_client import BoundedClient
+
         # A word newer than the SDK is no reason to warn: it is read as it is, and refused if it is not "STOP".
         warnings.filterwarnings("ignore", message=".* is not a valid ", category=UserWarning)
         return genai.Client(
@@ -43,9 +45,9 @@ class GenAi:
             http_options=types.HttpOptions(
                 base_url=self._settings.endpoint,
                 api_version=_API_VERSION,
+                # Told to the server, so that it works for nobody who has hung up.
                 timeout=int(self._settings.timeout.total_seconds() * 1000),
-                # The key travels in a header that a redirect would carry along.
-                client_args={"follow_redirects": False},
+                httpx_client=BoundedClient(self._settings),
                 retry_options=types.HttpRetryOptions(attempts=1),
             ),
         )
@@ -75,21 +77,7 @@ class GenAi:
             raise refused(refusal, model=self._settings.model, api_key=self._settings.api_key) from None
         except (errors.UnknownApiResponseError, json.JSONDecodeError, UnicodeDecodeError):
             raise unreadable() from None
-        except Exception as error:
-            raise _http_failure(error) from None
         return _reply(answer)
-
-
-def _http_failure(error: Exception) -> Exception:
-    """Return the error for one of httpx2 or httpx, whichever the SDK runs on; others as they are."""
-    kinds = {base.__name__ for base in type(error).__mro__ if base.__module__.startswith(("httpx2", "httpx"))}
-    if "TooManyRedirects" in kinds:
-        return redirected()
-    if "DecodingError" in kinds:
-        return unreadable()
-    if kinds & {"RequestError", "TransportError"}:
-        return unreachable(error, timed_out="TimeoutException" in kinds)
-    return error
 
 
 def _reply(answer: Any) -> Reply:

@@ -12,7 +12,7 @@ from importlib import import_module
 from threading import Lock
 from typing import Any
 
-from squorflow.enrichment.gemini.failures import Refusal, redirected, refused, unreachable, unreadable
+from squorflow.enrichment.gemini.failures import Refusal, refused, unreadable
 from squorflow.enrichment.gemini.wire import GeminiSettings, Question, Reply
 
 _CONFIGURING = Lock()
@@ -36,6 +36,9 @@ class GenerativeAi:
     @cached_property
     def _client(self) -> Any:
         clients = load_sdk()
+        from squorflow.enrichment.gemini.bounded_adapter import BoundedAdapter
+        from squorflow.enrichment.gemini.bounded_client import BoundedClient
+
         with _CONFIGURING:
             clients.configure(
                 api_key=self._settings.api_key,
@@ -44,8 +47,9 @@ class GenerativeAi:
             )
             client = clients.get_default_generative_client()
         session = client.transport._session
-        # The key travels in a header that a redirect would carry along.
-        session.max_redirects = 0
+        adapter = BoundedAdapter(BoundedClient(self._settings))
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
         # There is no credential to refresh, and each attempt would send the request again.
         session._refresh_status_codes = ()
         return client
@@ -73,19 +77,14 @@ class GenerativeAi:
         try:
             answer = model.generate_content(
                 [question.text, *images],
-                request_options={"retry": None, "timeout": self._settings.timeout.total_seconds()},
+                # No timeout: the SDK's would not know of the client's.
+                request_options={"retry": None},
             )
         except exceptions.GoogleAPICallError as error:
             # Not chained: the SDK's text repeats the request, and whatever the server said.
             raise refused(_refusal(error), model=self._settings.model, api_key=self._settings.api_key) from None
-        except requests.TooManyRedirects:
-            raise redirected() from None
-        except requests.Timeout as error:
-            raise unreachable(error, timed_out=True) from None
-        except (requests.exceptions.JSONDecodeError, requests.exceptions.ContentDecodingError, protobuf.ParseError):
+        except (requests.exceptions.JSONDecodeError, protobuf.ParseError):
             raise unreadable() from None
-        except requests.RequestException as error:
-            raise unreachable(error, timed_out=False) from None
         return _reply(answer)
 
 

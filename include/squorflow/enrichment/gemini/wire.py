@@ -26,7 +26,7 @@ class GeminiSettings:
     temperature: float
     max_output_tokens: int
     timeout: timedelta
-    """The longest silence, while connecting and between two packets."""
+    """What one answer may take, from the request to its last byte."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
