@@ -70,6 +70,18 @@ def test_products_go_from_a_file_to_scores_that_are_found(squorflow: Invoke, tmp
     assert (verified.exit_code, verified.stdout) == (0, "1 trails replayed, 0 exported heads compared, 0 problems\n")
 
 
+def test_drain_refuses_at_once_when_the_key_is_missing_that_its_settings_ask_for(
+    squorflow: Invoke, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflow_id = enqueue_one(squorflow, database)
+    monkeypatch.setenv("WORKFLOW_ANALYZER", "gemini")
+    refused = squorflow("drain")
+    assert refused.exit_code != 0
+    assert "WORKFLOW_ANALYZER is gemini and there is no key: set the Airflow connection gemini_default" in refused.stderr
+    with database.begin() as connection:
+        assert listing.get_status(connection, workflow_id).current_state is WorkflowState.QUEUED
+
+
 def test_a_product_with_a_workflow_is_a_duplicate_unless_forced(squorflow: Invoke) -> None:
     for arguments, created in (((), 1), ((), 0), (("--force",), 1), (("--force",), 1)):
         result = squorflow("enqueue", "-", "--json", *arguments, stdin=lines(BISCUITS))

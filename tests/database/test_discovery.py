@@ -70,7 +70,7 @@ class Workshop:
             "outputs": {},
             "config": self.config,
             "clients": Clients(
-                analyzer=cast(Any, None),
+                find_analyzer=cast(Any, None),
                 image_fetcher=ImageFetcher(self.config, pause=timedelta(0)),
                 image_store=ImageStore(self.config),
             ),

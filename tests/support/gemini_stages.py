@@ -53,7 +53,8 @@ def gemini(config: WorkflowConfig, *, endpoint: str, timeout: timedelta = timede
         timeout=timeout,
     )
     offline = make_clients(config.model_copy(update={"analyzer": AnalyzerChoice.OFFLINE}))
-    return replace(offline, analyzer=make_analyzer(config, settings=settings))
+    analyzer = make_analyzer(config, settings=settings)
+    return replace(offline, find_analyzer=lambda: analyzer)
 
 
 def enqueue(database: Database, crawled: Mapping[str, Any]) -> UUID:
@@ -83,8 +84,9 @@ def run(
     config: WorkflowConfig,
     clients: Clients,
     stages: tuple[Stage, ...] = STAGES,
+    patience: timedelta = timedelta(0),
 ) -> None:
-    """Run stages one after the other."""
+    """Run stages one after the other, and let each wait in its owner's hands for up to `patience`."""
     for stage in stages:
         run_stage(
             database,
@@ -94,6 +96,7 @@ def run(
             actor="test",
             config=config,
             clients=clients,
+            longest_wait=patience,
         )
 
 

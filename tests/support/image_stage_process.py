@@ -58,7 +58,7 @@ def work() -> None:
         },
         config=config,
         clients=Clients(
-            analyzer=cast(Any, None),
+            find_analyzer=cast(Any, None),
             image_fetcher=ImageFetcher(config, limits=limits, pause=timedelta(0)),
             image_store=ImageStore(config),
         ),

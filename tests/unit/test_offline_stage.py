@@ -68,7 +68,7 @@ def context(
             },
         },
         config=config,
-        clients=Clients(analyzer=analyzer, image_fetcher=ImageFetcher(config), image_store=store),
+        clients=Clients(find_analyzer=lambda: analyzer, image_fetcher=ImageFetcher(config), image_store=store),
         cancellation=cancellation or Cancellation(),
         database=cast(Database, None),
     )

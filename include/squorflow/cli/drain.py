@@ -43,6 +43,7 @@ def drain(context: click.Context, *, num_workers: int | None, verbose: bool, as_
     claimed.
     """
     from squorflow import orchestrator
+    from squorflow.enrichment import choose_analyzer
     from squorflow.stages import make_clients
 
     config = session.read_config()
@@ -52,6 +53,8 @@ def drain(context: click.Context, *, num_workers: int | None, verbose: bool, as_
         session.open_database(config) as database,
         progress(quiet=as_json) as display,
     ):
+        # Who sits here can set a missing key now, instead of watching every product wait for it.
+        choose_analyzer(config)
         shown = _Display(display, total=_count_to_do(database), quiet=as_json)
         report = orchestrator.drain(
             database,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
@@ -87,7 +87,11 @@ def make_clients(config: WorkflowConfig) -> Clients:
     from squorflow.products.image_store import ImageStore
     from squorflow.products.images import ImageFetcher
 
-    return Clients(analyzer=choose_analyzer(config), image_fetcher=ImageFetcher(config), image_store=ImageStore(config))
+    return Clients(
+        find_analyzer=partial(choose_analyzer, config),
+        image_fetcher=ImageFetcher(config),
+        image_store=ImageStore(config),
+    )
 
 
 def run_stage(

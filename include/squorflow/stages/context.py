@@ -63,7 +63,8 @@ class Cancellation:
 class Clients:
     """The outside world as stages see it; made once per process, swapped by tests."""
 
-    analyzer: Analyzer
+    find_analyzer: Callable[[], Analyzer]
+    """Only enrichment calls it: a missing key is no fault of the other stages."""
     image_fetcher: ImageFetcher
     image_store: ImageStore
 

@@ -21,10 +21,11 @@ _SHARE_OF_TIMEOUT = 0.5
 def run(context: StageContext) -> StageResult:
     """Build the request from content and stored images, and return the analyser's answer.
 
-    Raises `ValidationError` when the answer does not fit, and whatever the analyser raises for the outside world.
+    Raises `ValidationError` when the answer does not fit, `ConfigurationError` when the key is missing that the
+    settings ask for, and whatever the analyser raises for the outside world.
     """
     context.cancellation.check()
-    analyzer = context.clients.analyzer
+    analyzer = context.clients.find_analyzer()
     images = _images(context) if analyzer.uses_images else []
     request = AnalysisRequest(
         content=ProductContent.model_validate(context.outputs[Stage.DISCOVERY]["content"]), images=images
