@@ -11,7 +11,8 @@
     │   ├── DataError               this product's data; only a person can decide
     │   │   └── ValidationError     a field is missing or has the wrong form
     │   └── SystemFault             our own set-up (key, disk, migration); no product's fault
-    │       └── CircuitOpen         a dependency failed too often; nobody calls it before `retry_after` is over
+    │       ├── CircuitOpen         a dependency failed too often; nobody calls it before `retry_after` is over
+    │       └── MachineFault        this machine lacks disk or memory; says nothing about who was called
     ├── StateError                  the state machine or the lease said no; nothing was written
     │   ├── WorkflowNotFound
     │   ├── InvalidTransition       the table has no such move
@@ -118,6 +119,10 @@ class CircuitOpen(SystemFault):
         super().__init__(message, code="circuit_open", details={"dependency": dependency})
         self.dependency = dependency
         self.retry_after = retry_after
+
+
+class MachineFault(SystemFault):
+    """This machine lacks disk, memory or rights; whoever was called meanwhile is not at fault."""
 
 
 class StateError(SquorflowError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from squorflow.errors import (
     Cancelled,
     CircuitOpen,
     DataError,
+    MachineFault,
     NetworkError,
     RateLimitError,
     SystemFault,
@@ -88,7 +90,16 @@ def test_a_fault_of_the_installation_opens_it_at_once_and_for_longer(database: D
 
 @pytest.mark.parametrize(
     "error",
-    [DataError("blocked"), RateLimitError("429"), Cancelled("stop"), KeyError("a bug of ours"), KeyboardInterrupt()],
+    [
+        *(
+            DataError("blocked"),
+            RateLimitError("429"),
+            Cancelled("stop"),
+            KeyError("a bug of ours"),
+            KeyboardInterrupt(),
+        ),
+        *(MachineFault("disk full"), OSError(errno.ENOSPC, "disk full"), MemoryError()),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_what_is_no_failure_of_the_service_never_opens_it(database: Database, error: BaseException) -> None:

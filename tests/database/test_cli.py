@@ -77,7 +77,9 @@ def test_drain_refuses_at_once_when_the_key_is_missing_that_its_settings_ask_for
     monkeypatch.setenv("WORKFLOW_ANALYZER", "gemini")
     refused = squorflow("drain")
     assert refused.exit_code != 0
-    assert "WORKFLOW_ANALYZER is gemini and there is no key: set the Airflow connection gemini_default" in refused.stderr
+    assert (
+        "WORKFLOW_ANALYZER is gemini and there is no key: set the Airflow connection gemini_default" in refused.stderr
+    )
     with database.begin() as connection:
         assert listing.get_status(connection, workflow_id).current_state is WorkflowState.QUEUED
 

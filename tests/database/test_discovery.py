@@ -1,124 +1,26 @@
+"""Discovery: which product a page is, and that the same page twice, or six pages at once, make one."""
+
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from datetime import timedelta
 from threading import Barrier, Thread
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
 
 from squorflow.config import WorkflowConfig
 from squorflow.demo import demo_products
-from squorflow.errors import Cancelled, DataError, NetworkError, RateLimitError, ValidationError
+from squorflow.errors import ValidationError
 from squorflow.postgres.database import Database
-from squorflow.products.images import ImageFetcher, ImageStore
-from squorflow.stages import discovery, image_fetch
-from squorflow.stages.context import Cancellation, Clients, JsonObject, StageContext
+from squorflow.stages import discovery
 from squorflow.states import Stage
-from squorflow.workflow import queue
-from support.image_server import Answer, ImageServer, picture
-
-TABLES = ("brand", "product", "product_identifier", "product_version", "source_page", "product_image")
-_numbers = itertools.count(1)
-
-
-def page(number: int = 1, **changes: Any) -> dict[str, Any]:
-    details = {"gtin": "3258561430850", "pack_size": "500 g", "ingredients_text": "Oats", **changes.pop("details", {})}
-    return {
-        "url": f"https://shop.example/product/{number:05}",
-        "name": "Rolled Oats",
-        "brand": "Quaker",
-        "retailer": "Shop",
-        **changes,
-        "extracted_data": details,
-    }
-
-
-class Workshop:
-    """Runs the first two stages on a real database, as `run_stage` would, without its lease."""
-
-    def __init__(self, database: Database, config: WorkflowConfig) -> None:
-        self.database = database
-        self.config = config
-
-    def enqueue(self, raw: dict[str, Any]) -> UUID:
-        item = queue.NewItem(
-            url=raw["url"],
-            name=raw["name"],
-            brand=None,
-            crawler_data=raw,
-            dedupe_key=next(_numbers).to_bytes(32, "big"),
-        )
-        with self.database.begin() as connection:
-            report = queue.enqueue(connection, [item], actor="cli:test", max_retries=3)
-        workflow_id = report.workflow_ids[0]
-        assert workflow_id is not None
-        return workflow_id
-
-    def context(self, workflow_id: UUID, stage: Stage, **given: Any) -> StageContext:
-        values: dict[str, Any] = {
-            "workflow_id": workflow_id,
-            "stage": stage,
-            "token": 1,
-            "retry_count": 0,
-            "max_retries": 3,
-            "queued_at": None,
-            "crawler_data": {},
-            "outputs": {},
-            "config": self.config,
-            "clients": Clients(
-                find_analyzer=cast(Any, None),
-                image_fetcher=ImageFetcher(self.config, pause=timedelta(0)),
-                image_store=ImageStore(self.config),
-            ),
-            "cancellation": Cancellation(),
-            "database": self.database,
-        }
-        return StageContext(**{**values, **given})
-
-    def finish(self, result: Any) -> JsonObject:
-        with self.database.begin() as connection:
-            return {**result.output, **result.write(connection)}
-
-    def discover(self, raw: dict[str, Any], workflow_id: UUID | None = None) -> JsonObject:
-        workflow_id = workflow_id or self.enqueue(raw)
-        return self.finish(discovery.run(self.context(workflow_id, Stage.DISCOVERY, crawler_data=raw)))
-
-    def fetch_images(self, discovered: JsonObject, **given: Any) -> JsonObject:
-        context = self.context(UUID(int=0), Stage.IMAGE_FETCH, outputs={Stage.DISCOVERY: discovered}, **given)
-        try:
-            return self.finish(image_fetch.run(context))
-        finally:
-            context.clients.image_fetcher.close()
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        with self.database.begin() as connection:
-            return [dict(row) for row in connection.execute(text(f"SELECT * FROM {table}")).mappings()]  # noqa: S608 - our own table names
-
-    def everything(self) -> dict[str, list[str]]:
-        """All rows of all tables with their physical place and transaction: any write at all shows."""
-        with self.database.begin() as connection:
-            return {
-                table: sorted(
-                    str(tuple(row))
-                    for row in connection.execute(text(f"SELECT ctid, xmin, t.* FROM {table} AS t"))  # noqa: S608
-                )
-                for table in (*TABLES, "processing_queue")
-            }
+from support.workshop import TABLES, Workshop, page
 
 
 @pytest.fixture
-def server() -> Iterator[ImageServer]:
-    with ImageServer() as running:
-        yield running
-
-
-@pytest.fixture
-def workshop(database: Database, config: WorkflowConfig, server: ImageServer) -> Workshop:
-    return Workshop(database, config.model_copy(update={"image_allow": (server.host,)}))
+def workshop(database: Database, config: WorkflowConfig) -> Workshop:
+    return Workshop(database, config)
 
 
 def test_a_new_item_becomes_a_product_with_brand_identifiers_version_and_page(workshop: Workshop) -> None:
@@ -278,139 +180,3 @@ def test_the_demos_products_are_twenty_five_and_discovering_them_twice_changes_n
     for (_, workflow_id), raw in zip(queued, demo_products("http://127.0.0.1:9999/images"), strict=True):
         workshop.discover(raw, workflow_id)
     assert workshop.everything() == before
-
-
-def discovered(workshop: Workshop, *images: str, details: dict[str, Any] | None = None) -> JsonObject:
-    return workshop.discover(page(images=list(images), details=details or {}))
-
-
-NO_TEXT = {"ingredients_text": None}
-
-
-def test_images_are_fetched_stored_and_recorded(workshop: Workshop, server: ImageServer) -> None:
-    url = server.serve_picture("/a.png")
-    output = workshop.fetch_images(discovered(workshop, url))
-    (image,) = output["images"]
-    (row,) = workshop.rows("product_image")
-    assert image == {key: row[key] for key in ("url", "sha256", "mime_type", "width", "height", "stored_at")}
-    assert (row["status"], row["position"], row["reason"]) == ("stored", 0, None)
-    assert len(ImageStore(workshop.config).read(image["sha256"], "image/png")) == row["size_bytes"]
-
-
-def test_fetching_the_same_images_again_writes_nothing(workshop: Workshop, server: ImageServer) -> None:
-    found = discovered(workshop, server.serve_picture("/a.png"), server.serve("/b.png", Answer(status=404)))
-    first = workshop.fetch_images(found)
-    before = workshop.everything()
-    assert workshop.fetch_images(found) == first
-    assert workshop.everything() == before
-
-
-def test_no_more_images_are_fetched_than_allowed(workshop: Workshop, server: ImageServer) -> None:
-    workshop.config = workshop.config.model_copy(update={"images_per_product": 2})
-    urls = [server.serve_picture(f"/{number}.png") for number in range(4)]
-    assert len(workshop.fetch_images(discovered(workshop, *urls))["images"]) <= 2
-    assert sum(server.requests.values()) == 2
-
-
-def test_one_picture_at_two_addresses_is_handed_on_once(workshop: Workshop, server: ImageServer) -> None:
-    output = workshop.fetch_images(discovered(workshop, server.serve_picture("/a.png"), server.serve_picture("/b.png")))
-    assert [image["url"] for image in output["images"]] == [f"http://{server.host}/a.png"]
-    assert len(workshop.rows("product_image")) == 2
-
-
-def test_a_product_with_text_goes_on_without_images_and_keeps_the_reasons(
-    workshop: Workshop, server: ImageServer
-) -> None:
-    urls = [
-        server.serve("/gone.png", Answer(status=404)),
-        server.serve("/broken.png", Answer(status=500)),
-        server.serve("/busy.png", Answer(status=429)),
-        "http://192.0.2.1/a.png",
-    ]
-    output = workshop.fetch_images(discovered(workshop, *urls))
-    assert output["images"] == []
-    assert [image["url"] for image in output["unusable"]] == urls
-    assert "not admitted" in output["unusable"][3]["reason"]
-    assert {row["status"] for row in workshop.rows("product_image")} == {"unusable"}
-
-
-@pytest.mark.parametrize(
-    ("answer", "attempts"), [(Answer(status=500), 2), (Answer(status=404), 1), (Answer(status=429), 1)]
-)
-def test_only_an_error_that_may_be_over_soon_gets_a_second_attempt(
-    workshop: Workshop, server: ImageServer, answer: Answer, attempts: int
-) -> None:
-    workshop.fetch_images(discovered(workshop, server.serve("/a.png", answer)))
-    assert server.requests["/a.png"] == attempts
-
-
-def test_a_second_attempt_may_succeed(workshop: Workshop, server: ImageServer) -> None:
-    url = server.serve("/a.png", Answer(status=503), Answer(body=picture()))
-    assert len(workshop.fetch_images(discovered(workshop, url))["images"]) == 1
-
-
-def test_a_host_that_does_not_answer_is_asked_for_one_image_only(workshop: Workshop, server: ImageServer) -> None:
-    dead = "127.0.0.1:9"
-    workshop.config = workshop.config.model_copy(update={"image_allow": (dead, server.host)})
-    urls = [f"http://{dead}/{number}.png" for number in range(3)]
-    output = workshop.fetch_images(discovered(workshop, *urls, server.serve_picture("/a.png")))
-    assert len(output["images"]) == 1
-    assert [image["reason"].startswith("not tried") for image in output["unusable"]] == [False, True, True]
-
-
-def test_a_stored_image_is_not_forgotten_because_its_host_fails_today(workshop: Workshop, server: ImageServer) -> None:
-    found = discovered(workshop, server.serve_picture("/a.png"))
-    workshop.fetch_images(found)
-    before = workshop.rows("product_image")
-    server.serve("/a.png", Answer(status=404))
-    workshop.fetch_images(found)
-    assert workshop.rows("product_image") == before
-
-
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [(Answer(status=404), DataError), (Answer(status=500), NetworkError), (Answer(status=429), RateLimitError)],
-)
-def test_without_text_the_lack_of_any_image_is_an_error(
-    workshop: Workshop, server: ImageServer, answer: Answer, error: type[Exception]
-) -> None:
-    found = discovered(workshop, server.serve("/a.png", answer), details=NO_TEXT)
-    with pytest.raises(error):
-        workshop.fetch_images(found)
-    assert workshop.rows("product_image") == []
-
-
-def test_without_text_one_usable_image_is_enough(workshop: Workshop, server: ImageServer) -> None:
-    urls = (server.serve("/gone.png", Answer(status=500)), server.serve_picture("/a.png"))
-    assert len(workshop.fetch_images(discovered(workshop, *urls, details=NO_TEXT))["images"]) == 1
-
-
-def test_a_product_with_neither_text_nor_images_is_for_a_person(workshop: Workshop) -> None:
-    with pytest.raises(DataError) as caught:
-        workshop.fetch_images(discovered(workshop, details=NO_TEXT))
-    assert caught.value.code == "no_usable_image"
-    assert str(caught.value).endswith("Add ingredients, nutrition, a description or an image.")
-
-
-def test_a_person_is_told_which_text_could_not_be_used(workshop: Workshop) -> None:
-    details = {"ingredients_text": [{"id": "oats"}], "description": {"en": "Oats"}, "rating": "very"}
-    with pytest.raises(DataError) as caught:
-        workshop.fetch_images(discovered(workshop, details=details))
-    assert str(caught.value).endswith(
-        "description was left out: text was expected, not a dict. "
-        "ingredients_text was left out: text was expected, not a dict."
-    )
-
-
-def test_ingredients_that_come_as_a_list_are_text_enough(workshop: Workshop) -> None:
-    found = discovered(workshop, details={"ingredients_text": ["whole oats", "sugar"]})
-    assert found["content"]["ingredients_text"] == "whole oats, sugar"
-    assert workshop.fetch_images(found)["images"] == []
-
-
-def test_a_cancelled_stage_asks_for_no_image(workshop: Workshop, server: ImageServer) -> None:
-    cancellation = Cancellation()
-    cancellation.cancel("a person said so")
-    with pytest.raises(Cancelled):
-        workshop.fetch_images(discovered(workshop, server.serve_picture("/a.png")), cancellation=cancellation)
-    assert not server.requests

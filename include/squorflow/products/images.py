@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import urljoin
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import DataError, NetworkError, RateLimitError
+from squorflow.errors import DataError, MachineFault, NetworkError, RateLimitError
 from squorflow.products.addresses import Address, admit, web_address
 from squorflow.products.image_store import ImageStore, StoredImage
 from squorflow.products.outside import CONNECT_TIMEOUT, READ_TIMEOUT, TOTAL_TIMEOUT, outside_client
@@ -100,14 +100,14 @@ class ImageFetcher:
         """Fetch one image and clean it.
 
         Raises `DataError` (not admitted, missing, too large, no image), `NetworkError` (may work the next time),
-        `RateLimitError`, and `Cancelled`.
+        `RateLimitError`, `MachineFault` (no room for it on this machine), and `Cancelled`.
         """
         address = admit(url, allow=self._allow)
         cancellation.check()
         if address.bundled_name:
             image = clean_image(self._bundled(address.bundled_name))
         else:
-            with TemporaryFile() as body:
+            with _machine_faults(), TemporaryFile() as body:
                 self._download(address, cancellation, body=body)
                 image = clean_apart(body, check=cancellation.check)
         return FetchedImage(
@@ -197,6 +197,18 @@ def redirect_target(location: str, *, source: str) -> str:
     if source.startswith("https:") and target.startswith("http:"):
         raise DataError("the address redirects from https to http", code="image_redirect")
     return target
+
+
+@contextmanager
+def _machine_faults() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineFault(
+            f"A picture cannot be kept or decoded on this machine ({error.strerror or type(error).__name__}). "
+            "Check the temporary folder (TMPDIR) and its space, memory, and the limit of open files.",
+            code="no_room_for_picture",
+        ) from error
 
 
 @contextmanager

@@ -8,7 +8,9 @@ picture is `pictures`.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -39,7 +41,8 @@ def clean_apart(raw: BinaryIO, *, check: Callable[[], None]) -> CleanImage:
     """Do `pictures.clean_image` in a process of its own; `raw` is a file on disk, read from its start.
 
     `check` is called several times a second and ends the process by what it raises. Raises `DataError` as `clean_image`
-    does, and for what takes too much memory or time (`image_too_large`) or makes the decoder crash (`not_an_image`).
+    does, and for what takes too much memory or time (`image_too_large`) or makes the decoder crash (`not_an_image`);
+    `OSError` when the machine has no room for the process or its answer.
     """
     while not _turn.acquire(timeout=_LOOK_SECONDS):
         check()
@@ -48,12 +51,12 @@ def clean_apart(raw: BinaryIO, *, check: Callable[[], None]) -> CleanImage:
         # Files, not pipes: the bytes of pictures that wait for each other take no memory of ours.
         with TemporaryFile() as answer:
             status = _run(raw, answer=answer, check=check)
+            if status != 0:
+                raise _died(status)
             answer.seek(0)
             head, content = answer.readline(), answer.read()
     finally:
         _turn.release()
-    if status != 0:
-        raise _died(status)
     said = json.loads(head)
     if "error" in said:
         raise DataError(said["error"], code=said["code"])
@@ -77,9 +80,11 @@ def _run(raw: BinaryIO, *, answer: BinaryIO, check: Callable[[], None]) -> int:
     return process.returncode
 
 
-def _died(status: int) -> DataError:
+def _died(status: int) -> DataError | OSError:
     import signal
 
+    if status == os.EX_IOERR:
+        return OSError(errno.ENOSPC, "the clean picture could not be written")
     if -status in {signal.SIGKILL, signal.SIGXCPU}:
         return DataError(f"the image took more than {CPU_SECONDS} s to decode", code="image_too_large")
     return DataError("the image cannot be decoded: the decoder crashed", code="not_an_image")
@@ -94,8 +99,12 @@ def work() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     said, content = _answer(sys.stdin.buffer.read())
-    sys.stdout.buffer.write(json.dumps(said).encode() + b"\n")
-    sys.stdout.buffer.write(content)
+    try:
+        sys.stdout.buffer.write(json.dumps(said).encode() + b"\n" + content)
+        sys.stdout.buffer.flush()
+    except OSError:
+        # At once: Python would try again to write what is left.
+        os._exit(os.EX_IOERR)
 
 
 def _answer(raw: bytes) -> tuple[dict[str, object], bytes]:

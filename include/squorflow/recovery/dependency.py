@@ -1,7 +1,8 @@
 """Calls to outside services, each behind its circuit breaker and, where it has one, its quota.
 
 Owns what a call's end says about the service: an answer, even a refusal, means that it is there; transient and system
-errors mean that it is not; errors of our own say nothing. Used around exactly the call, nothing else:
+errors mean that it is not; errors of our own, and a machine without disk or memory, say nothing. Used around exactly
+the call, nothing else:
 
     with dependency.calling(database, "gemini", config=config, tokens=3_000) as call:
         answer = client.ask(...)
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from squorflow.errors import ErrorCategory, RateLimitError, StageError
+from squorflow.errors import ErrorCategory, MachineFault, RateLimitError, StageError
 from squorflow.recovery import breakers, foreign, policy, quotas
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 
 PER_DAY = "per_day"
 """`details["quota"]` of a `RateLimitError` that is over only when the service's day is."""
+
+
+_OUR_MACHINE = (MachineFault, OSError, MemoryError, ImportError)
+"""System errors that are no service's; other kinds of `OSError`, as a reset connection, are transient."""
 
 
 class Call:
@@ -103,6 +108,8 @@ def _judge(database: Database, admission: breakers.Admission, *, error: BaseExce
     category = error.category if isinstance(error, StageError) else foreign.categorise(error)
     if category is ErrorCategory.DATA:
         breakers.succeed(database, admission)
+    elif category is ErrorCategory.SYSTEM and isinstance(error, _OUR_MACHINE):
+        breakers.drop(database, admission)
     elif category in {ErrorCategory.TRANSIENT, ErrorCategory.SYSTEM}:
         at_once = category is ErrorCategory.SYSTEM
         if isinstance(error, StageError):
