@@ -74,6 +74,34 @@ DELETE FROM bulk_operation WHERE operation_id IN (
     FOR UPDATE SKIP LOCKED
 );
 
+-- name: thin_answer_claims
+-- Delete the claims of buyers that died and whose answer nobody wanted since; a living one renews its own every few seconds.
+DELETE FROM analysis_claim AS c
+WHERE c.ctid = ANY(ARRAY(
+    SELECT o.ctid FROM analysis_claim AS o
+    WHERE o.expires_at < clock_timestamp() - interval '1 hour'
+    LIMIT :batch_size
+    FOR UPDATE SKIP LOCKED
+));
+
+-- name: thin_breakers
+-- Delete the breakers of image hosts that nobody has asked for long, and end the incidents of those that were open.
+WITH gone AS (
+    DELETE FROM circuit_breaker AS b
+    WHERE b.dependency IN (
+        SELECT o.dependency FROM circuit_breaker AS o
+        WHERE o.dependency LIKE 'images:%' AND o.updated_at < clock_timestamp() - make_interval(days => :days)
+        LIMIT :batch_size
+        FOR UPDATE SKIP LOCKED
+    )
+    RETURNING b.dependency
+), ended AS (
+    UPDATE alert_incident AS a SET resolved_at = clock_timestamp()
+    FROM gone AS g
+    WHERE a.alert = 'breaker_open' AND a.subject = g.dependency AND a.resolved_at IS NULL
+)
+SELECT count(*) FROM gone;
+
 -- name: thin_reports
 -- Delete the reports of old upkeeps.
 DELETE FROM upkeep_run WHERE started_at < now() - make_interval(days => :days);

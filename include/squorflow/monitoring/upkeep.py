@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _BATCH = 1000
 _CHANGED_ROWS, _CHANGED_SHARE = 10_000, 0.2
 _REPORT_DAYS = 90
+_QUIET_DAYS = 30
+"""How long nobody has asked an image host for anything before its breaker is forgotten."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class UpkeepReport:
     claims_thinned: int = 0
     requests_thinned: int = 0
     operations_thinned: int = 0
+    answer_claims_thinned: int = 0
+    breakers_thinned: int = 0
     analyzed: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -95,6 +99,8 @@ def _thin(database: Database, *, report: UpkeepReport, config: WorkflowConfig) -
     report.claims_thinned = _repeat(database, "thin_claims", days=trail_days)
     report.requests_thinned = _repeat(database, "thin_requests")
     report.operations_thinned = _repeat(database, "thin_operations", days=trail_days)
+    report.answer_claims_thinned = _repeat(database, "thin_answer_claims")
+    report.breakers_thinned = _repeat(database, "thin_breakers", days=_QUIET_DAYS)
     with database.begin() as connection:
         connection.execute(load("upkeep")["thin_reports"], {"days": _REPORT_DAYS})
 
