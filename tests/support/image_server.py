@@ -6,6 +6,7 @@ Extend it by another `Answer`; nothing in it knows squorflow. What attackers sen
 from __future__ import annotations
 
 import ssl
+import textwrap
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,13 +15,24 @@ from io import BytesIO
 from types import TracebackType
 from typing import Any, Self
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 
 def picture(kind: str = "PNG", *, size: tuple[int, int] = (64, 48), colour: str = "tomato", **options: Any) -> bytes:
     """Draw a picture and return it as a file of `kind`."""
     out = BytesIO()
     Image.new("RGB", size, colour).save(out, format=kind, **options)
+    return out.getvalue()
+
+
+def picture_of_words(words: str, kind: str = "PNG", **options: Any) -> bytes:
+    """Draw words, black on white, line by line, large enough to be read."""
+    lines = textwrap.fill(words, 40)
+    font = ImageFont.load_default(size=24)
+    drawn = Image.new("RGB", (640, 40 + 32 * len(lines.splitlines())), "white")
+    ImageDraw.Draw(drawn).multiline_text((20, 20), lines, fill="black", font=font)
+    out = BytesIO()
+    drawn.save(out, format=kind, **options)
     return out.getvalue()
 
 
