@@ -135,6 +135,25 @@ def test_workers_that_want_the_same_answer_at_once_make_one_call(database: Datab
     assert measured(database)["requests"] == 1
 
 
+def test_an_answer_is_kept_although_postgres_drops_every_connection_during_the_call(database: Database) -> None:
+    analyzer = Priced()
+    with ThreadPoolExecutor(1) as pool:
+        buying = pool.submit(ask, database, analyzer)
+        assert analyzer.begun.wait(30)
+        with database.session() as session:
+            session.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+        analyzer.go.set()
+        assert buying.result(60).requests == 1
+    assert ask(database, analyzer).requests == 0
+    assert analyzer.calls == 1
+    assert measured(database)["requests"] == 1
+
+
 def test_a_failure_is_not_kept_and_the_next_worker_asks_again(database: Database) -> None:
     analyzer = priced(NetworkError("cut"))
     with pytest.raises(NetworkError):

@@ -37,6 +37,8 @@ CLAIM_LEASE = timedelta(seconds=15)
 
 _FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.1, 2.0
 
+_KEEPING_SECONDS = 30.0
+"""How long Postgres may be away before an answer that it has to keep is given up."""
 
 _EXPECTED_TOKENS = 3_500
 """Instructions and schema, and an answer of usual length."""
@@ -133,15 +135,32 @@ def _buy(
                 _record(database, spender, usage=usage)
                 call.settle(tokens=usage["input_tokens"] + usage["output_tokens"])
             raise
-    usage = answer.usage.as_json()
-    with database.begin() as connection:
-        kept = {"model_used": answer.model_used, "analysis": answer.analysis.model_dump(mode="json")}
-        connection.execute(
-            load("answers")["save_answer"], key | {"answer": json.dumps(kept), "usage": json.dumps(usage)}
-        )
-        connection.execute(load("answers")["record_usage"], _measures(spender, usage))
+    _keep(database, answer, key=key, spender=spender)
     call.settle(tokens=answer.usage.input_tokens + answer.usage.output_tokens)
     return answer
+
+
+def _keep(database: Database, answer: AnalysisAnswer, *, key: dict[str, str], spender: Spender) -> None:
+    """Commit an answer and its cost; it is paid for, so a restart of Postgres during the call does not lose it."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    usage = answer.usage.as_json()
+    kept = {"model_used": answer.model_used, "analysis": answer.analysis.model_dump(mode="json")}
+    row = key | {"answer": json.dumps(kept), "usage": json.dumps(usage)}
+    end = time.monotonic() + _KEEPING_SECONDS
+    while True:
+        try:
+            with database.begin() as connection:
+                connection.execute(load("answers")["save_answer"], row)
+                connection.execute(load("answers")["record_usage"], _measures(spender, usage))
+        except (InterfaceError, OperationalError):
+            if time.monotonic() >= end:
+                raise
+            _LOG.warning("Postgres did not take an answer that was paid for; it is tried again.", exc_info=True)
+            # Not cut short by a cancellation: whoever stops the product has paid for the answer too.
+            time.sleep(_LONGEST_LOOK_SECONDS / 2)
+        else:
+            return
 
 
 def _expected_tokens(request: AnalysisRequest) -> int:
