@@ -1,17 +1,20 @@
 """The HTTP client under both SDKs: one request, with a deadline for the whole answer and a limit on its size.
 
-Owns what an answer may take in seconds and bytes, and what it means that none came. The SDKs' own clients limit only
-the silence between two packets, and read a body of any size. Import it where requests are made, since it brings httpx
-with it.
+Owns what an answer may take in seconds and bytes, and that an SDK gets to see nothing but a sound one. The SDKs' own
+clients limit only the silence between two packets, and read a body of any size. Import it where requests are made,
+since it brings httpx with it.
 """
 
 from __future__ import annotations
 
+import json
+from http import HTTPStatus
 from typing import Any
 
 import httpx  # noqa: TID253 - nothing imports this module before it makes a request
 
-from squorflow.enrichment.gemini.failures import redirected, too_long, unreachable, unreadable
+from squorflow.enrichment.gemini.envelope import checked
+from squorflow.enrichment.gemini.failures import Refusal, redirected, refused, too_long, unreachable, unreadable
 from squorflow.enrichment.gemini.wire import GeminiSettings
 from squorflow.products.watchdog import Watchdog
 
@@ -27,6 +30,7 @@ class BoundedClient(httpx.Client):
     """
 
     def __init__(self, settings: GeminiSettings) -> None:
+        self._settings = settings
         self._seconds = settings.timeout.total_seconds()
         super().__init__(
             timeout=httpx.Timeout(self._seconds, connect=min(self._seconds, _CONNECT_SECONDS)),
@@ -38,7 +42,7 @@ class BoundedClient(httpx.Client):
         """Send one request and return its answer, read to the end.
 
         Whatever the caller would have: nothing is streamed, and no redirect followed, since the key travels in a
-        header that would go along. Raises `StageError` subclasses where no answer came.
+        header that would go along. Raises `StageError` subclasses for everything but an answer of the API.
         """
         watchdog = Watchdog(self._seconds)
         # A compressed body of a few kilobytes may hold gigabytes.
@@ -58,7 +62,12 @@ class BoundedClient(httpx.Client):
         if watchdog.expired:
             # A body without a length ends where it was cut, as if that were its end.
             raise unreachable(TimeoutError(), timed_out=True)
-        return httpx.Response(response.status_code, headers=response.headers, content=body, request=request)
+        if not response.is_success:
+            refusal = Refusal(status=response.status_code, body=_json(body), headers=response.headers)
+            raise refused(refusal, model=self._settings.model, api_key=self._settings.api_key)
+        return httpx.Response(
+            HTTPStatus.OK, headers={"Content-Type": "application/json"}, content=checked(body), request=request
+        )
 
 
 def _read(response: httpx.Response) -> bytes:
@@ -73,3 +82,11 @@ def _read(response: httpx.Response) -> bytes:
         if len(body) > MOST_BYTES:
             raise too_long(MOST_BYTES)
     return bytes(body)
+
+
+def _json(body: bytes) -> Any:
+    """Return what a refusal says, an empty object where that is no JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return {}

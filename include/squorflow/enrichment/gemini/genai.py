@@ -1,17 +1,15 @@
 """Gemini through google-genai (extra `genai`), the newer SDK.
 
 Owns the translation between `wire` and this SDK. It retries nothing unless told to, raises nothing for a blocked or
-unfinished answer, and lets the errors of the client that it is given through as they are.
+unfinished answer, and lets the errors of the client that it is given through: all that can go wrong outside.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from functools import cached_property
 from typing import Any
 
-from squorflow.enrichment.gemini.failures import Refusal, refused, unreadable
 from squorflow.enrichment.gemini.wire import GeminiSettings, Question, Reply
 from squorflow.errors import ConfigurationError
 
@@ -55,28 +53,20 @@ class GenAi:
     def generate(self, question: Question) -> Reply:
         """Ask, and return what came back; raises `StageError` subclasses."""
         client = self._client
-        from google.genai import errors, types
+        from google.genai import types
 
         images = [types.Part.from_bytes(data=image.data, mime_type=image.mime_type) for image in question.images]
-        try:
-            answer = client.models.generate_content(
-                model=self._settings.model,
-                contents=[question.text, *images],
-                config=types.GenerateContentConfig(
-                    system_instruction=question.instructions,
-                    temperature=self._settings.temperature,
-                    max_output_tokens=self._settings.max_output_tokens,
-                    response_mime_type="application/json",
-                    response_schema=question.schema,
-                ),
-            )
-        except errors.APIError as error:
-            # Not chained: the SDK's text repeats whatever the server said.
-            headers = dict(getattr(error.response, "headers", None) or {})
-            refusal = Refusal(status=int(error.code or 0), body=error.details, headers=headers)
-            raise refused(refusal, model=self._settings.model, api_key=self._settings.api_key) from None
-        except (errors.UnknownApiResponseError, json.JSONDecodeError, UnicodeDecodeError):
-            raise unreadable() from None
+        answer = client.models.generate_content(
+            model=self._settings.model,
+            contents=[question.text, *images],
+            config=types.GenerateContentConfig(
+                system_instruction=question.instructions,
+                temperature=self._settings.temperature,
+                max_output_tokens=self._settings.max_output_tokens,
+                response_mime_type="application/json",
+                response_schema=question.schema,
+            ),
+        )
         return _reply(answer)
 
 
@@ -89,7 +79,7 @@ def _reply(answer: Any) -> Reply:
     written = (usage.candidates_token_count or 0) if usage else 0
     total = (usage.total_token_count or 0) if usage else 0
     return Reply(
-        text="".join(part.text for part in parts if part.text and not part.thought),
+        text="".join(part.text for part in parts if part.text),
         finish_reason=_name(candidate.finish_reason) if candidate and candidate.finish_reason else None,
         block_reason=_name(blocked) if blocked else None,
         input_tokens=read,

@@ -12,7 +12,6 @@ from importlib import import_module
 from threading import Lock
 from typing import Any
 
-from squorflow.enrichment.gemini.failures import Refusal, refused, unreadable
 from squorflow.enrichment.gemini.wire import GeminiSettings, Question, Reply
 
 _CONFIGURING = Lock()
@@ -50,18 +49,12 @@ class GenerativeAi:
         adapter = BoundedAdapter(BoundedClient(self._settings))
         session.mount("https://", adapter)
         session.mount("http://", adapter)
-        # There is no credential to refresh, and each attempt would send the request again.
-        session._refresh_status_codes = ()
         return client
 
     def generate(self, question: Question) -> Reply:
         """Ask, and return what came back; raises `StageError` subclasses."""
         client = self._client
-        import requests
-        from google.api_core import exceptions
-
         models: Any = import_module("google.generativeai.generative_models")
-        protobuf: Any = import_module("google.protobuf.json_format")
         model = models.GenerativeModel(
             self._settings.model,
             system_instruction=question.instructions,
@@ -74,29 +67,9 @@ class GenerativeAi:
         )
         model._client = client
         images = [{"mime_type": image.mime_type, "data": image.data} for image in question.images]
-        try:
-            answer = model.generate_content(
-                [question.text, *images],
-                # No timeout: the SDK's would not know of the client's.
-                request_options={"retry": None},
-            )
-        except exceptions.GoogleAPICallError as error:
-            # Not chained: the SDK's text repeats the request, and whatever the server said.
-            raise refused(_refusal(error), model=self._settings.model, api_key=self._settings.api_key) from None
-        except (requests.exceptions.JSONDecodeError, protobuf.ParseError):
-            raise unreadable() from None
+        # No timeout: the SDK's would not know of the client's.
+        answer = model.generate_content([question.text, *images], request_options={"retry": None})
         return _reply(answer)
-
-
-def _refusal(error: Any) -> Refusal:
-    """Return the refusal with the body as it came; the SDK keeps only parts of it."""
-    response = getattr(error, "response", None)
-    try:
-        body = response.json() if response is not None else {}
-    except ValueError:
-        body = {}
-    headers = dict(response.headers) if response is not None else {}
-    return Refusal(status=int(error.code or 0), body=body, headers=headers)
 
 
 def _reply(answer: Any) -> Reply:
@@ -105,7 +78,7 @@ def _reply(answer: Any) -> Reply:
     blocked = answer.prompt_feedback.block_reason
     return Reply(
         text="".join(part.text for part in candidate.content.parts) if candidate else "",
-        finish_reason=_name(candidate.finish_reason) if candidate else None,
+        finish_reason=_name(candidate.finish_reason) if candidate and candidate.finish_reason else None,
         block_reason=_name(blocked) if blocked else None,
         input_tokens=usage.prompt_token_count,
         # The SDK knows no count of thoughts; the total has them.
