@@ -15,6 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from squorflow.enrichment.gemini.bounded_client import BoundedClient
+from squorflow.enrichment.gemini.wire import GeminiSettings
+from squorflow.errors import NetworkError
 from squorflow.products.outside import outside_client
 from support.image_server import Answer, ImageServer
 from support.outside import Resolver
@@ -93,3 +96,28 @@ def test_an_address_without_a_name_is_checked_against_its_certificate_too(
     with pytest.raises(httpx.ConnectError, match="certificate"):
         ask(server, "127.0.0.1", monkeypatch)
     assert not server.requests
+
+
+DRIP = Answer(body=b"x" * 5_000, drip=True)
+SECONDS = timedelta(seconds=2)
+
+
+def test_a_drip_over_tls_is_cut_at_its_deadline(server: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole drip would take 100 seconds, and is never silent for one."""
+    server.serve("/a", DRIP)
+    monkeypatch.setattr("socket.getaddrinfo", Resolver({NAME: [["127.0.0.1"]]}))
+    with outside_client(allow={NAME}, total_timeout=SECONDS) as client, pytest.raises(httpx.ReadTimeout):
+        client.get(f"https://{NAME}:{server.host.split(':')[1]}/a")
+    assert server.requests == {"/a": 1}
+
+
+def test_the_client_under_the_gemini_sdks_cuts_it_too_and_trusts_whom_ssl_cert_file_names(
+    server: ImageServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.serve("/a", DRIP)
+    monkeypatch.setattr("socket.getaddrinfo", Resolver({NAME: [["127.0.0.1"]]}))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    settings = GeminiSettings(api_key="key-1", model="m", temperature=0, max_output_tokens=1_000, timeout=SECONDS)
+    with BoundedClient(settings) as client, pytest.raises(NetworkError, match="did not answer in time"):
+        client.get(f"https://{NAME}:{server.host.split(':')[1]}/a")
+    assert server.requests == {"/a": 1}
