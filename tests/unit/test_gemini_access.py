@@ -54,12 +54,22 @@ def test_a_key_in_the_environment_is_enough(
     assert choose_analyzer(config).name == config.gemini_model
 
 
+@pytest.mark.parametrize("key", ["key 1", "key\n1", "ключ", "key\u200b1"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_told(
+    config: WorkflowConfig, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", key)
+    with pytest.raises(ConfigurationError, match="Copy it anew") as caught:
+        find_settings(config)
+    assert key not in str(caught.value)
+
+
 def test_the_connection_wins_over_the_environment(config: WorkflowConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GEMINI_API_KEY", "from the environment")
-    connection(monkeypatch, password="from the connection", host="proxy.example", port=8443)  # noqa: S106 - no real key
+    monkeypatch.setenv("GEMINI_API_KEY", "from-the-environment")
+    connection(monkeypatch, password="from-the-connection", host="proxy.example", port=8443)  # noqa: S106 - no real key
     settings = find_settings(config)
     assert settings is not None
-    assert (settings.api_key, settings.endpoint) == ("from the connection", "https://proxy.example:8443")
+    assert (settings.api_key, settings.endpoint) == ("from-the-connection", "https://proxy.example:8443")
 
 
 def test_offline_is_offline_whatever_keys_there_are(config: WorkflowConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ Owns the connection `gemini_default`. Imports no SDK; an analyser does that with
 from __future__ import annotations
 
 import os
+import re
 from importlib import import_module
 from ipaddress import ip_address
 from typing import Any
@@ -19,12 +20,14 @@ from squorflow.postgres.database import find_connection
 
 CONNECTION_ID = "gemini_default"
 KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+_IN_A_HEADER = re.compile(r"[!-~]+")
 
 
 def find_settings(config: WorkflowConfig) -> GeminiSettings | None:
     """Return how to reach Gemini; `None` when there is no key anywhere.
 
-    Raises `ConfigurationError` for an address that makes no sense, or would carry the key in the clear.
+    Raises `ConfigurationError` for an address that makes no sense, or would carry the key in the clear, and for a key
+    that no header can carry.
     """
     connection = find_connection(CONNECTION_ID)
     key = (connection.password if connection is not None else None) or next(
@@ -32,8 +35,14 @@ def find_settings(config: WorkflowConfig) -> GeminiSettings | None:
     )
     if not key or not key.strip():
         return None
+    key = key.strip()
+    if not _IN_A_HEADER.fullmatch(key):
+        raise ConfigurationError(
+            "The API key of Gemini holds blanks or characters that no key has. Copy it anew, into the connection "
+            "gemini_default or GEMINI_API_KEY."
+        )
     return GeminiSettings(
-        api_key=key.strip(),
+        api_key=key,
         endpoint=_checked(config.gemini_endpoint or _address_of(connection) or GOOGLE),
         model=config.gemini_model,
         temperature=config.gemini_temperature,
