@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from squorflow.enrichment.gemini.failures import unreadable
@@ -35,12 +35,18 @@ class _Content(_Part):
 
 _Word = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")]
 """One of Gemini's words; it is repeated in messages, so it must not be anything else."""
+_UNSPECIFIED = "FINISH_REASON_UNSPECIFIED"
 _Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+def _or_unspecified(word: object) -> object:
+    """Return the word that one of the SDKs has for none at all, so that both have it."""
+    return _UNSPECIFIED if word is None else word
 
 
 class _Candidate(_Part):
     content: _Content | None = None
-    finish_reason: _Word | None = None
+    finish_reason: Annotated[_Word, BeforeValidator(_or_unspecified)] = _UNSPECIFIED
 
 
 class _Feedback(_Part):

@@ -77,8 +77,9 @@ def _reply(answer: Any) -> Reply:
     usage = answer.usage_metadata
     blocked = answer.prompt_feedback.block_reason
     return Reply(
-        text="".join(part.text for part in candidate.content.parts) if candidate else "",
-        finish_reason=_name(candidate.finish_reason) if candidate and candidate.finish_reason else None,
+        # An empty message is false.
+        text="".join(part.text for part in candidate.content.parts) if candidate is not None else "",
+        finish_reason=_name(candidate.finish_reason) if candidate is not None else None,
         block_reason=_name(blocked) if blocked else None,
         input_tokens=usage.prompt_token_count,
         # The SDK knows no count of thoughts; the total has them.
