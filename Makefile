@@ -1,6 +1,6 @@
 # Every target installs what it needs into .venv first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench events docs lock clean
+.PHONY: help demo serve test lint bench chaos events docs lock clean
 
 BIN := .venv/bin
 
@@ -8,7 +8,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 .venv/.installed: requirements.lock pyproject.toml scripts/bootstrap
 	@sh scripts/bootstrap
@@ -30,6 +30,9 @@ bench: .venv/.installed ## the benchmarks; each prints a table
 
 events: .venv/.installed ## 10,000 transitions told to a webhook that fails, hangs and dies; prints the figures
 	SQUORFLOW_TEST_TRANSITIONS=10000 $(BIN)/python -m pytest -q tests/chaos/test_event_delivery.py
+
+chaos: .venv/.installed ## hundreds of products through Airflow while everything around them fails; STORM_SEED=… repeats one
+	STORM_SIZE=large $(BIN)/pytest tests/chaos/test_storm.py -s
 
 docs: .venv/.installed ## write the generated parts of the documentation anew
 	@$(BIN)/python scripts/docs.py

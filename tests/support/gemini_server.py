@@ -159,6 +159,10 @@ class GeminiServer:
                     file.write(json.dumps({"page": asked.identity, "mode": mode, "paid": mode in PAID}) + "\n")
         return mode
 
+    def reply(self, mode: str, asked: Asked) -> Sent:
+        """Return what is sent for a request."""
+        return MODES[mode](asked)
+
 
 def understand(path: str, headers: Any, body: bytes) -> Asked:
     """Read a request; raises `ValueError` for one the real API would not take either."""
@@ -398,7 +402,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         else:
-            self._send(MODES[mode](asked))
+            self._send(fake.reply(mode, asked))
 
     def _send(self, sent: Sent) -> None:
         try:

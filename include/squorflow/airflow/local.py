@@ -41,6 +41,8 @@ PREFERENCES = {
     # Airflow's own 5 and 1 seconds are for clusters; on one machine they are most of what a short task takes.
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    # How long a stage may stay "running" after its supervisor has died; Airflow's own 300 s are our slowest recovery.
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
     "WORKFLOW_ENRICHMENT_POOL": ENRICHMENT_POOL,
 }
 """Settings that the environment may override."""
