@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,10 +28,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the session a temporary folder of its own, which goes with it.
 
     pytest's shared one is closed to other users again by every pytest that starts, and a Postgres started by root runs
-    as another user. A developer's own key for Gemini is put aside: tests never leave this machine.
+    as another user. A developer's own key for Gemini is put aside: tests never leave this machine. A shell's background
+    job ignores Ctrl-C, and so would everything that the tests start and interrupt.
     """
     for name in ("AIRFLOW_CONN_GEMINI_DEFAULT", "GEMINI_API_KEY", "GOOGLE_API_KEY", "WORKFLOW_ANALYZER"):
         os.environ.pop(name, None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.basetemp is None:
         folder = Path(tempfile.mkdtemp(prefix="squorflow-pytest-"))
         folder.chmod(0o711)
