@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from squorflow.config import WorkflowConfig
 from squorflow.errors import ConfigurationError, DataError, NetworkError, RateLimitError
 from squorflow.events import WorkflowEvent, emit_event
-from squorflow.events.dispatcher import deliver_until
+from squorflow.events.dispatcher import deliver_pending, deliver_until
 from squorflow.postgres.database import Database
 from squorflow.postgres.queries import load
 from squorflow.states import WorkflowState
@@ -358,7 +358,13 @@ def test_dispatchers_at_once_deliver_each_event_once_and_in_order(database: Data
     order: list[WorkflowEvent] = []
     for recorder in recorders:
         recorder.taken = order
-    threads = [threading.Thread(target=deliver, args=(database, config, recorder)) for recorder in recorders]
+    # Registering is one process's business and done by name, so each is described before any thread runs.
+    threads = [
+        threading.Thread(
+            target=deliver_pending, args=(database,), kwargs={"config": config, "handlers": registered(recorder)}
+        )
+        for recorder in recorders
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
