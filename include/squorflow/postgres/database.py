@@ -6,6 +6,7 @@ Owns engines, their options, and what Postgres' refusals are in our errors and i
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -97,6 +98,8 @@ class Database:
         self.url = url
         self._engine: Engine | None = None
         self._sessions: Engine | None = None
+        # Two threads that begin at once must not make an engine each: one of them would never be closed.
+        self._making = threading.Lock()
 
     @classmethod
     def from_environment(
@@ -138,9 +141,10 @@ class Database:
     @property
     def engine(self) -> Engine:
         """The engine for work."""
-        if self._engine is None:
-            self._engine = self._create_engine(pool_pre_ping=self._patience is not None)
-        return self._engine
+        with self._making:
+            if self._engine is None:
+                self._engine = self._create_engine(pool_pre_ping=self._patience is not None)
+            return self._engine
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -151,8 +155,9 @@ class Database:
     @contextmanager
     def session(self) -> Iterator[Connection]:
         """Open an autocommitting connection of its own, for what lives in the session (advisory locks, heartbeats)."""
-        if self._sessions is None:
-            self._sessions = self._create_engine(isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+        with self._making:
+            if self._sessions is None:
+                self._sessions = self._create_engine(isolation_level="AUTOCOMMIT", pool_pre_ping=True)
         with self._sessions.connect() as connection:
             yield connection
 
