@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -15,49 +14,22 @@ from sqlalchemy.exc import IntegrityError
 from squorflow.config import WorkflowConfig
 from squorflow.errors import ConfigurationError, DataError, NetworkError, RateLimitError
 from squorflow.events import WorkflowEvent, emit_event
-from squorflow.events.dispatcher import deliver_pending, deliver_until
+from squorflow.events.dispatcher import deliver_pending
 from squorflow.postgres.database import Database
 from squorflow.postgres.queries import load
 from squorflow.states import WorkflowState
 from squorflow.workflow.outbox import append_event
 from squorflow.workflow.transitions import to_json, transition
-from support.event_handlers import Recorder, Waiting, deliver, registered
+from support.event_handlers import Recorder, deliver, failing, finished, make_due, registered, statuses
 from support.workflows import ACTOR, reach, rows, value
+
+DISTRIBUTION = {"batch_size": 1000, "history": timedelta(days=1), "handlers": None}
 
 
 @pytest.fixture
 def config(config: WorkflowConfig) -> WorkflowConfig:
     """Settings under which a failed event is due again at once."""
     return config.model_copy(update={"event_backoff": timedelta(microseconds=1), "event_timeout": timedelta(seconds=5)})
-
-
-def finished(database: Database) -> UUID:
-    """Make a workflow with four transitions."""
-    with database.begin() as connection:
-        return reach(connection, WorkflowState.COMPLETED)
-
-
-def statuses(database: Database, handler: str = "recorder") -> list[str]:
-    """Return the statuses of a handler's deliveries in the order of their events."""
-    found = rows(
-        database, "SELECT status FROM event_delivery WHERE handler = :handler ORDER BY position", handler=handler
-    )
-    return [row.status for row in found]
-
-
-def failing(error: Exception, *, when: Callable[[WorkflowEvent], bool] = lambda _event: True) -> Callable[..., None]:
-    """Return a reaction that raises."""
-
-    def react(event: WorkflowEvent) -> None:
-        if when(event):
-            raise error
-
-    return react
-
-
-def make_due(database: Database) -> None:
-    """Let the time of every pending delivery come."""
-    rows(database, "UPDATE event_delivery SET next_attempt_at = clock_timestamp() WHERE status = 'pending'")
 
 
 # What goes out.
@@ -164,6 +136,26 @@ def test_an_event_that_cannot_be_one_is_refused(database: Database, wrong: Workf
     assert value(database, "SELECT count(*) FROM workflow_events") == 0
 
 
+def test_what_happens_while_notifications_are_off_is_not_told_later_and_what_happened_before_is(
+    database: Database, config: WorkflowConfig
+) -> None:
+    before = Recorder()
+    deliver(database, config, before)
+    with database.begin() as connection:
+        early = reach(connection, WorkflowState.CREATED)
+    before.react = failing(NetworkError("down"))
+    deliver(database, config.model_copy(update={"event_backoff": timedelta(hours=1)}), before)
+    with database.begin() as connection:
+        reach(connection, WorkflowState.COMPLETED)
+    off = config.model_copy(update={"enable_notifications": False})
+    assert deliver_pending(database, config=off).distributed == 4
+    assert statuses(database, "log") == ["delivered"] * 4
+    after = Recorder()
+    make_due(database)
+    deliver(database, config, after)
+    assert [event.workflow_id for event in after.taken] == [early]
+
+
 # What goes wrong.
 
 
@@ -224,52 +216,6 @@ def test_a_receiver_says_itself_when_it_wants_to_be_asked_again(database: Databa
     assert 410 < seconds <= 420
 
 
-def test_a_handler_that_does_not_come_back_is_left_after_its_time(database: Database, config: WorkflowConfig) -> None:
-    with database.begin() as connection:
-        reach(connection, WorkflowState.CREATED)
-
-    class Hanging(Recorder):
-        async def handle(self, event: WorkflowEvent) -> None:
-            self.given.append(event)
-            await asyncio.Event().wait()
-
-    config = config.model_copy(
-        update={"event_timeout": timedelta(milliseconds=50), "event_backoff": timedelta(hours=1)}
-    )
-    hanging = Hanging()
-    assert deliver(database, config, hanging).failed == 1
-    assert value(database, "SELECT last_error FROM event_delivery") == "no answer within 0.05 s"
-
-
-def test_no_transaction_is_open_while_a_handler_works_and_transitions_go_on(
-    database: Database, config: WorkflowConfig
-) -> None:
-    with database.begin() as connection:
-        workflow_id = reach(connection, WorkflowState.CREATED)
-    waiting = Waiting()
-    stop = threading.Event()
-    thread = threading.Thread(
-        target=lambda: deliver_until(stop, database=database, config=config, handlers=registered(waiting))
-    )
-    thread.start()
-    try:
-        assert waiting.has_one.wait(60)
-        others = "datname = current_database() AND pid <> pg_backend_pid()"
-        assert rows(database, f"SELECT query FROM pg_stat_activity WHERE {others} AND state LIKE 'idle in%'") == []  # noqa: S608
-        assert (
-            value(database, "SELECT count(*) FROM pg_locks WHERE pid <> pg_backend_pid() AND locktype = 'tuple'") == 0
-        )
-        for state in (WorkflowState.QUEUED, WorkflowState.PROCESSING, WorkflowState.COMPLETED):
-            with database.begin() as connection:
-                rows(connection, "SET LOCAL lock_timeout = '1s'")
-                transition(connection, workflow_id, state, actor=ACTOR, reason="meanwhile")
-    finally:
-        waiting.go_on.set()
-        stop.set()
-        thread.join(60)
-    assert not thread.is_alive()
-
-
 # Who dies, and who comes back too late.
 
 
@@ -292,7 +238,7 @@ def distributed(database: Database, config: WorkflowConfig, state: WorkflowState
     deliver(database, config, Recorder())
     with database.begin() as connection:
         workflow_id = reach(connection, state)
-        connection.execute(load("dispatcher")["distribute"], {"batch_size": 1000, "history": timedelta(days=1)})
+        connection.execute(load("dispatcher")["distribute"], DISTRIBUTION)
     return workflow_id
 
 
@@ -335,7 +281,7 @@ def test_an_event_that_joins_a_stream_while_its_head_is_leaving_is_not_left_behi
     with database.begin() as connection:
         transition(connection, workflow_id, WorkflowState.QUEUED, actor=ACTOR, reason="next")
     with database.begin() as joining:
-        joining.execute(load("dispatcher")["distribute"], {"batch_size": 1000, "history": timedelta(days=1)})
+        joining.execute(load("dispatcher")["distribute"], DISTRIBUTION)
         leaving = threading.Thread(target=settle, args=(database, event_id, attempt, "delivered"))
         leaving.start()
         blocked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"

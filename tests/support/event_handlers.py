@@ -6,12 +6,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from uuid import UUID
 
 from squorflow.config import WorkflowConfig
 from squorflow.events import WorkflowEvent, WorkflowEventHandler
 from squorflow.events.dispatcher import DeliveryReport, deliver_pending
 from squorflow.events.registry import Handler, add_event_handler, get_handlers, remove_event_handler
 from squorflow.postgres.database import Database
+from squorflow.states import WorkflowState
+from support.workflows import reach, rows
 
 
 class Recorder(WorkflowEventHandler):
@@ -73,3 +76,32 @@ def deliver(
 ) -> DeliveryReport:
     """Deliver what is due to these handlers."""
     return deliver_pending(database, config=config, handlers=registered(*handlers), budget=timedelta(seconds=budget))
+
+
+def finished(database: Database) -> UUID:
+    """Make a workflow with four transitions."""
+    with database.begin() as connection:
+        return reach(connection, WorkflowState.COMPLETED)
+
+
+def statuses(database: Database, handler: str = "recorder") -> list[str]:
+    """Return the statuses of a handler's deliveries in the order of their events."""
+    found = rows(
+        database, "SELECT status FROM event_delivery WHERE handler = :handler ORDER BY position", handler=handler
+    )
+    return [row.status for row in found]
+
+
+def failing(error: Exception, *, when: Callable[[WorkflowEvent], bool] = lambda _event: True) -> Callable[..., None]:
+    """Return a reaction that raises."""
+
+    def react(event: WorkflowEvent) -> None:
+        if when(event):
+            raise error
+
+    return react
+
+
+def make_due(database: Database) -> None:
+    """Let the time of every pending delivery come."""
+    rows(database, "UPDATE event_delivery SET next_attempt_at = clock_timestamp() WHERE status = 'pending'")

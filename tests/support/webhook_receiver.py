@@ -6,16 +6,68 @@ a line of JSON to FILE for each event it took, before it says so. PORT 0 is any;
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import random
+import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 HANG_SECONDS = 30
+SECRET = base64.b64encode(b"a secret of 32 bytes for tests..").decode()
+
+
+class Receiving:
+    """A receiver that runs: where it is, and what it has been asked and has taken (`file`)."""
+
+    def __init__(self, folder: Path, *, port: int = 0) -> None:
+        self.file = folder / "taken.jsonl"
+        self.file.touch()
+        self.port = port
+
+    @property
+    def connection(self) -> str:
+        """Return an Airflow connection that leads to it."""
+        extra = {"url": f"http://127.0.0.1:{self.port}/hook"}
+        return json.dumps({"conn_type": "http", "password": SECRET, "extra": extra})
+
+    def taken(self) -> list[dict[str, object]]:
+        """Return what it took, in that order; an event that came twice is there twice."""
+        return [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()]
+
+
+@contextmanager
+def receiving(folder: Path, *, port: int = 0, failing: float = 0.0, hanging: float = 0.0) -> Iterator[Receiving]:
+    """Run a receiver in a process of its own and kill it in the end."""
+    receiver = Receiving(folder, port=port)
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "support.webhook_receiver",
+            str(port),
+            str(receiver.file),
+            SECRET,
+            str(failing),
+            str(hanging),
+        ],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            receiver.port = int(process.stdout.readline())
+            yield receiver
+        finally:
+            process.kill()
 
 
 def serve(port: int, file: Path, *, secret: str, failing: float, hanging: float) -> None:

@@ -6,5 +6,5 @@ ORDER BY h.handler
 ON CONFLICT (handler) DO UPDATE SET topics = excluded.topics, seen_at = clock_timestamp();
 
 -- name: distribute
--- Give the oldest undistributed events to every handler that wants them.
-SELECT event_distribute(CAST(:batch_size AS int), CAST(:history AS interval));
+-- Give the oldest undistributed events to every handler that wants them, or to those named only.
+SELECT event_distribute(CAST(:batch_size AS int), CAST(:history AS interval), CAST(:handlers AS text []));

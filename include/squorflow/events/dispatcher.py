@@ -6,22 +6,26 @@ number of dispatchers may run at once, and each may die anywhere. Why deliveries
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from squorflow.events.lane import Counts, Lane, Patience
+from squorflow.events.lane import Counts, Lane, Patience, lease_of
 from squorflow.events.registry import Handler, get_handlers
+from squorflow.events.threads import LooseThreads
 from squorflow.postgres.queries import load
 from squorflow.workflow.transitions import to_json
 
 if TYPE_CHECKING:
     from squorflow.config import WorkflowConfig
     from squorflow.postgres.database import Database
+
+log = logging.getLogger(__name__)
 
 HISTORY = timedelta(days=1)
 """How far back from its first subscription a handler is told what nobody has been told yet."""
@@ -57,7 +61,7 @@ def deliver_pending(
     handlers: Sequence[Handler] | None = None,
     budget: timedelta = timedelta(seconds=60),
 ) -> DeliveryReport:
-    """Deliver what is due now and return; after `budget` nothing more is begun.
+    """Deliver what is due now and return; after `budget` nothing more is begun, and handlers that hang are left behind.
 
     What has to be tried again later stays for the next call. `handlers` are those of the registry unless named.
     """
@@ -93,23 +97,46 @@ def _run(
         Lane(handler, database=database, config=config, counts=counts, stop=stop, no_more=no_more) for handler in chosen
     ]
     # One thread and event loop for each handler: one that blocks its loop keeps nobody else waiting.
-    with ThreadPoolExecutor(max_workers=len(lanes) + 1, thread_name_prefix="squorflow-events") as pool:
-        running = [pool.submit(lane.run) for lane in lanes]
-        try:
-            distributed = _distribute(database, handlers=chosen, stop=stop, follow=follow)
-        except BaseException:
-            stop.set()
-            raise
+    threads = LooseThreads(max(1, len(lanes)), name="squorflow-events")
+    running = {threads.submit(lane.run): lane for lane in lanes}
+    try:
+        distributed = _distribute(database, handlers=chosen, config=config, stop=stop, follow=follow)
         if no_more:
             no_more.set()
-    for one in running:
+        ended = _wait(running, stop=stop, config=config)
+    except BaseException:
+        stop.set()
+        _wait(running, stop=stop, config=config)
+        raise
+    for one in ended:
         one.result()
     return DeliveryReport(distributed=distributed, delivered=counts.delivered, failed=counts.failed, dead=counts.dead)
 
 
-def _distribute(database: Database, *, handlers: Sequence[Handler], stop: threading.Event, follow: bool) -> int:
-    """Subscribe the handlers and give new events their delivery rows, once or until stopped; return how many events."""
+def _wait(running: Mapping[Future[None], Lane], *, stop: threading.Event, config: WorkflowConfig) -> set[Future[None]]:
+    """Wait for the lanes and return those that ended; after `stop`, one whose handler hangs is left where it is.
+
+    It has as long as its claims last: then what it was given is anybody's again.
+    """
+    while not stop.is_set():
+        ended, late = wait(running, timeout=_PAUSE_SECONDS)
+        if not late:
+            return ended
+    ended, late = wait(running, timeout=lease_of(config).total_seconds())
+    for one in late:
+        log.error("The handler %s does not come back; it is left behind.", running[one].name)
+    return ended
+
+
+def _distribute(
+    database: Database, *, handlers: Sequence[Handler], config: WorkflowConfig, stop: threading.Event, follow: bool
+) -> int:
+    """Subscribe the handlers and give new events their delivery rows, once or until stopped; return how many events.
+
+    Subscriptions of other dispatchers get theirs too, but not while notifications are off: it is not told later.
+    """
     queries = load("dispatcher")
+    only = None if config.enable_notifications else [one.name for one in handlers]
     subscriptions = to_json(
         [{"handler": one.name, "topics": None if one.topics is None else sorted(one.topics)} for one in handlers]
     )
@@ -122,7 +149,7 @@ def _distribute(database: Database, *, handlers: Sequence[Handler], stop: thread
             if time.monotonic() - subscribed > _SUBSCRIBE_SECONDS:
                 connection.execute(queries["subscribe"], {"handlers": subscriptions})
                 subscribed = time.monotonic()
-            parameters = {"batch_size": _BATCH, "history": HISTORY}
+            parameters = {"batch_size": _BATCH, "history": HISTORY, "handlers": only}
             count = int(connection.execute(queries["distribute"], parameters).scalar_one())
         total += count
         if count < _BATCH:

@@ -23,8 +23,6 @@ LARGEST_DATA = 200_000
 """Characters of JSON an event may carry: more than any receiver takes in good grace."""
 
 _LONGEST_TYPE = 50
-
-
 _OTHER_SPELLING = {"from": "from_state", "to": "to_state", "from_state": "from", "to_state": "to"}
 
 
@@ -46,7 +44,7 @@ class WorkflowEvent:
 
     `event_id` is the same at every delivery of the event: receivers drop what they have seen. It and `created_at` are
     `None` for an event that has not been written yet. `state_changed` carries `from`, `to`, `from_state`, `to_state`,
-    `will_retry`, `sequence`, `stage`, `reason` and `actor`.
+    `will_retry`, `sequence`, `stage`, `reason` and `actor`; of other events these states read as `None`.
     """
 
     workflow_id: UUID | str | None

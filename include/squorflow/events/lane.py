@@ -11,16 +11,16 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from squorflow.errors import CircuitOpen, ErrorCategory, RateLimitError
-from squorflow.events.event import WorkflowEvent
+from squorflow.events.event import EventData, WorkflowEvent
+from squorflow.events.threads import LooseThreads
 from squorflow.postgres.queries import load
 from squorflow.recovery.dependency import calling
 from squorflow.recovery.policy import SYSTEM_PROBE_DELAY, categorise, describe
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from squorflow.postgres.database import Database
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_Answer = TypeVar("_Answer")
 
 LONGEST_DELAY = timedelta(hours=1)
 """No try of an event is further away than this, unless the receiver asks for it."""
@@ -127,6 +130,12 @@ class Lane:
         self._shut_until = 0.0
         """Until when the handler's circuit is known to be open; then a single event is sent to try it."""
         self._is_cautious = False
+        self._clerk = LooseThreads(1, name=self.name)
+
+    @property
+    def name(self) -> str:
+        """Whose lane it is."""
+        return self._handler.name
 
     def run(self) -> None:
         """Deliver until nothing is left, or until stopped; what has been begun is waited for."""
@@ -139,15 +148,15 @@ class Lane:
             self._handler.close()
 
     async def _serve(self) -> None:
-        # Handlers that block do it in threads of this pool; one that is out of time still has its thread for a while.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=2 * self._places + 1))
+        # Handlers that block do it in these threads; one that is out of time still has its thread for a while.
+        asyncio.get_running_loop().set_default_executor(LooseThreads(2 * self._places, name=self.name))
         under_way: set[asyncio.Task[_Outcome]] = set()
         while True:
             # Asked before the claim, which then sees all there will be.
             is_last_look = self._no_more is not None and self._no_more.is_set()
             free = self._count_free(len(under_way))
             if free > 0:
-                claims = await asyncio.to_thread(self._claim, free)
+                claims = await self._ask_database(self._claim, free)
                 under_way |= {asyncio.create_task(self._deliver(claim)) for claim in claims}
             if under_way:
                 under_way = await self._settle_some(under_way)
@@ -170,17 +179,20 @@ class Lane:
         await asyncio.sleep(_GATHER_SECONDS)
         done = {one for one in under_way if one.done()}
         outcomes = [one.result() for one in done]
-        while not await asyncio.to_thread(self._settle, outcomes):
+        while not await self._ask_database(self._settle, outcomes):
             if self._stop.is_set():
                 # The claims come back when their leases end, so nothing is lost; some events are delivered again.
                 log.warning("%d outcomes could not be written down before the end.", len(outcomes))
                 break
         return under_way - done
 
+    async def _ask_database(self, work: Callable[[_T], _Answer], argument: _T) -> _Answer:
+        """Do blocking work of our own, in a thread that no handler can hold."""
+        return await asyncio.get_running_loop().run_in_executor(self._clerk, work, argument)
+
     def _claim(self, places: int) -> list[_Claim]:
         claims: list[_Claim] = []
-        # Twice the time a handler may take: room for the claim itself and for writing down the outcome.
-        lease = 2 * self._config.event_timeout + timedelta(seconds=5)
+        lease = lease_of(self._config)
         with self._patience, self._database.session() as connection:
             rows = connection.execute(
                 load("lane")["claim_due"], {"handler": self._handler.name, "batch_size": places, "lease": lease}
@@ -192,7 +204,7 @@ class Lane:
                     event=WorkflowEvent(
                         workflow_id=row.workflow_id,
                         event_type=row.event_type,
-                        data=row.event_data,
+                        data=EventData(row.event_data),
                         event_id=row.event_id,
                         created_at=row.created_at,
                     )
@@ -269,6 +281,11 @@ class Lane:
             self._counts.add(outcomes)
             return True
         return False
+
+
+def lease_of(config: WorkflowConfig) -> timedelta:
+    """Return how long a claim lasts: twice a handler's time, with room for the claim itself and for its outcome."""
+    return 2 * config.event_timeout + timedelta(seconds=5)
 
 
 def backoff(attempt: int, *, config: WorkflowConfig) -> timedelta:

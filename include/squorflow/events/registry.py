@@ -84,8 +84,18 @@ def get_handlers(config: WorkflowConfig, *, more: Sequence[Handler] = ()) -> lis
 
 def _make(specification: str, config: WorkflowConfig) -> Handler:
     kind, _, argument = specification.partition(":")
-    make = import_module(f"squorflow.events.handlers.{kind}").make if kind in _KINDS else _find_entry_point(kind)
-    return describe(make(argument or None, config), name=None if kind in _KINDS else specification)
+    if kind in _KINDS:
+        return describe(import_module(f"squorflow.events.handlers.{kind}").make(argument or None, config), name=None)
+    make = _find_entry_point(kind)
+    try:
+        made = make(argument or None, config)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"the event handler {specification!r} cannot be made: {type(error).__name__}: {error}"
+        ) from error
+    return describe(made, name=specification)
 
 
 def _find_entry_point(kind: str) -> Callable[[str | None, WorkflowConfig], Any]:
