@@ -14,6 +14,7 @@ from squorflow.airflow.local import WORKFLOW_DATABASE, LocalAirflow
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
 from support.airflow_runs import Installation
+from support.s3 import bucket, endpoint  # noqa: F401 - fixtures
 
 # Airflow writes its configuration into this folder when it is imported, which none of the modules above does.
 _airflow_home = tempfile.TemporaryDirectory(prefix="squorflow-airflow-")

@@ -3,55 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from hashlib import sha256
 
-import boto3
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from moto.server import ThreadedMotoServer
 
 from squorflow.config import WorkflowConfig
 from squorflow.errors import ConfigurationError, ErrorCategory, SystemFault
 from squorflow.products.image_store import ImageStore
 from squorflow.recovery.policy import categorise
 from support.image_server import picture
+from support.s3 import BUCKET
 
-BUCKET = "pictures"
 PICTURE = picture("PNG")
 KEY = f"{sha256(PICTURE).hexdigest()[:2]}/{sha256(PICTURE).hexdigest()}.png"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """An empty bucket, and the Airflow connection `aws_default` that leads to it."""
-    connection = {
-        "conn_type": "aws",
-        "login": "testing",
-        "password": "testing",
-        "extra": {"endpoint_url": endpoint, "region_name": "us-east-1"},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
-    resource = boto3.resource(
-        "s3",
-        endpoint_url=endpoint,
-        aws_access_key_id="testing",
-        aws_secret_access_key="testing",  # noqa: S106 - the fake's
-        region_name="us-east-1",
-    )
-    made = resource.create_bucket(Bucket=BUCKET)
-    yield made
-    made.objects.all().delete()
-    made.delete()
 
 
 def store_at(root: str) -> ImageStore:

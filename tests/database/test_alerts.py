@@ -8,14 +8,17 @@ import pytest
 from sqlalchemy import text
 
 from squorflow.config import WorkflowConfig
+from squorflow.errors import DataError
+from squorflow.events import inspection
 from squorflow.monitoring import alerts
+from squorflow.monitoring.upkeep import run_upkeep
 from squorflow.postgres.database import Database
 from squorflow.postgres.queries import load
 from squorflow.recovery import quotas
 from squorflow.states import WorkflowState
 from squorflow.workflow.transitions import transition
 from support import workflows
-from support.event_handlers import Recorder, deliver
+from support.event_handlers import Recorder, deliver, failing
 from support.workflows import ACTOR, RUN, reach, rows, value
 
 HOUR = "interval '1 hour'"
@@ -97,6 +100,46 @@ def test_a_quota_alerts_at_four_fifths(database: Database, config: WorkflowConfi
         assert look(database, config) == (expected, ())
 
 
+def test_events_that_are_given_up_alert_until_they_are_replayed(database: Database, config: WorkflowConfig) -> None:
+    end(database, completed=1)
+    crm = Recorder("crm", react=failing(DataError("no such channel"), when=lambda event: "to_state" in event.data))
+    deliver(database, config, crm)
+    assert look(database, config) == (("dead_deliveries/crm",), ())
+    crm.react = lambda _event: None
+    deliver(database, config, crm)
+    assert crm.taken[-1].data["message"].startswith("4 events did not reach crm")
+    assert look(database, config) == ((), ())
+    inspection.replay(database, handler="crm")
+    deliver(database, config, crm)
+    assert look(database, config) == ((), ("dead_deliveries/crm",))
+
+
+def test_a_handler_that_nobody_serves_any_more_alerts_and_one_whose_circuit_is_open_does_not(
+    database: Database, config: WorkflowConfig
+) -> None:
+    for name in ("gone", "down"):
+        deliver(database, config, Recorder(name))
+    end(database, completed=1)
+    deliver(database, config, Recorder("log"))
+    rows(database, f"UPDATE event_delivery SET next_attempt_at = next_attempt_at - {HOUR}")  # noqa: S608
+    assert look(database, config) == ((), ())
+    rows(database, f"UPDATE event_subscription SET seen_at = seen_at - {HOUR} WHERE handler = 'gone'")  # noqa: S608
+    assert look(database, config.model_copy(update={"enable_notifications": False})) == ((), ())
+    assert look(database, config) == (("unserved_handler/gone",), ())
+    inspection.forget(database, "gone")
+    assert look(database, config) == ((), ("unserved_handler/gone",))
+
+
+def test_months_without_partitions_alert_until_upkeep_has_made_them(database: Database, config: WorkflowConfig) -> None:
+    ahead = "SELECT 'workflow_metrics' || to_char(now() AT TIME ZONE 'UTC' + interval '2 months', '_YYYY_MM')"
+    rows(database, f"ALTER TABLE workflow_metrics DETACH PARTITION {value(database, ahead)}")
+    rows(database, f"DROP TABLE {value(database, ahead)}")
+    rows(database, f"DROP TABLE {value(database, ahead.replace('2 months', '3 months'))}")
+    assert look(database, config) == (("missing_partitions/all",), ())
+    assert run_upkeep(database, config=config).partitions_made == 2
+    assert look(database, config) == ((), ("missing_partitions/all",))
+
+
 def test_a_trail_that_was_altered_alerts_by_its_workflow(database: Database, config: WorkflowConfig) -> None:
     with database.begin() as connection:
         workflow_id = reach(connection, WorkflowState.COMPLETED)
@@ -149,7 +192,6 @@ def test_what_alerts_read_is_found_by_index_among_a_hundred_thousand_workflows(d
     used = {
         "count_ends": f"Index Scan using {partition}",
         "list_stuck": "queue_listing",
-        "find_oldest_queued": "queue_claimable",
     }
     for name, index in used.items():
         query = load("alerts")[name]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, Engine
 from sqlalchemy.exc import ProgrammingError
 
 from squorflow.config import WorkflowConfig
+from squorflow.monitoring.upkeep import run_upkeep
 from squorflow.orchestrator import drain
 from squorflow.orchestrator.intake import make_item
 from squorflow.orchestrator.preparing import upgrade
@@ -18,12 +23,15 @@ from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.products.crawler import accept
 from squorflow.stages import make_clients
+from squorflow.states import WorkflowState
 from squorflow.workflow import audit, queue
 from support import workflows
+from support.aging import make_old
 from support.workflows import administer, rows, value
 
 RUNBOOK = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 WORKER = "squorflow_test_worker"
+LAST_MONTH = "SELECT 'workflow_events' || to_char(now() AT TIME ZONE 'UTC' + interval '3 months', '_YYYY_MM')"
 
 
 def _shown(url: URL, *settings: str) -> list[str]:
@@ -32,6 +40,33 @@ def _shown(url: URL, *settings: str) -> list[str]:
         return [value(database, "SELECT current_setting(:name)", name=name) for name in settings]
     finally:
         database.close()
+
+
+def test_threads_that_begin_at_once_share_one_pool(database_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, together, made = Database(database_url, config=WorkflowConfig()), threading.Barrier(2), list[Engine]()
+    make = database._create_engine
+
+    def make_slowly(**options: Any) -> Engine:
+        # Whoever else is let in here meanwhile makes one too.
+        time.sleep(0.05)
+        made.append(make(**options))
+        return made[-1]
+
+    monkeypatch.setattr(database, "_create_engine", make_slowly)
+
+    def use() -> None:
+        together.wait(60)
+        with database.session():
+            pass
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for engine in made:
+        engine.dispose()
+    assert len(made) == 1
 
 
 def test_options_of_the_address_hold_beside_ours(database_url: URL) -> None:
@@ -74,7 +109,7 @@ def test_a_schema_named_in_the_options_is_where_everything_lives(database_url: U
         tenant.close()
 
 
-def test_a_login_that_owns_nothing_can_work_the_queue_empty(
+def test_a_login_that_owns_nothing_can_work_the_queue_empty_and_keep_up(
     postgres: EmbeddedPostgres, database_url: URL, config: WorkflowConfig
 ) -> None:
     owner = Database(database_url, config=config)
@@ -93,6 +128,13 @@ def test_a_login_that_owns_nothing_can_work_the_queue_empty(
         assert audit.verify(worker).problems == ()
         with pytest.raises(ProgrammingError, match="permission denied"):
             rows(worker, "UPDATE workflow_rule SET to_state = 'completed'")
+        make_old(owner, WorkflowState.COMPLETED, age=timedelta(days=430))
+        last_month = value(owner, LAST_MONTH)
+        rows(owner, f"ALTER TABLE workflow_events DETACH PARTITION {last_month}")
+        rows(owner, f"DROP TABLE {last_month}")
+        report = run_upkeep(worker, config=config)
+        assert (report.problems, report.postponed) == ([], [])
+        assert (report.partitions_made, len(report.archived), report.retired) == (1, 3, 1)
     finally:
         worker.close()
         rows(owner, f"DROP OWNED BY {WORKER}")

@@ -376,6 +376,17 @@ def test_operations_and_answers_that_have_had_their_time_leave(database: Databas
     assert value(database, "SELECT idempotency_key FROM api_request") == "1 hour"
 
 
+def test_a_flipped_bit_in_the_archive_is_reported_and_not_died_of(database: Database, config: WorkflowConfig) -> None:
+    make_old(database, WorkflowState.COMPLETED, age=OLD)
+    run_upkeep(database, config=config)
+    (file,) = (config.home / "archive" / "workflow_transitions").iterdir()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(bytes(content))
+    months, (problem,) = verify_archive(database, config=config)
+    assert (months, "cannot be read" in problem) == (3, True)
+
+
 def test_a_bulk_load_is_analyzed(database: Database, config: WorkflowConfig) -> None:
     with database.session() as session:
         session.execute(
@@ -391,7 +402,15 @@ def test_a_bulk_load_is_analyzed(database: Database, config: WorkflowConfig) -> 
 
 
 @pytest.mark.parametrize(
-    "function", ["history_detach(text)", "history_drop(text)", "upkeep_analyze(bigint, double precision)"]
+    "function",
+    [
+        "history_detach(text)",
+        "history_drop(text)",
+        "history_ensure_partitions(int)",
+        "history_fingerprint(text)",
+        "upkeep_analyze(bigint, double precision)",
+        "workflow_retire(uuid[])",
+    ],
 )
 def test_removing_history_is_granted_to_nobody(database: Database, function: str) -> None:
     allowed = "SELECT has_function_privilege('pg_monitor', to_regprocedure(:function), 'EXECUTE')"

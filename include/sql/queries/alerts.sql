@@ -32,17 +32,20 @@ UNION ALL
     LIMIT :most
 );
 
--- name: find_oldest_queued
--- Find how many seconds the oldest claimable workflow has waited, with one probe of the index for each priority.
-SELECT extract(epoch FROM statement_timestamp() - min(o.queued_at)) AS seconds
-FROM generate_series(1, 10) AS p (priority)
-CROSS JOIN LATERAL (
-    SELECT q.queued_at
-    FROM processing_queue AS q
-    WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.priority = p.priority
-    ORDER BY q.priority DESC, q.queued_at
-    LIMIT 1
-) AS o;
+-- name: list_undelivered
+-- Count each handler's dead deliveries, and find for how long events have been due that no dispatcher came for.
+SELECT
+    s.handler,
+    (SELECT count(*) FROM (
+        SELECT 1 FROM event_delivery AS d WHERE d.handler = s.handler AND d.status = 'dead' LIMIT :most
+    ) AS one) AS dead,
+    (
+        SELECT extract(epoch FROM statement_timestamp() - greatest(d.next_attempt_at, s.seen_at))
+        FROM event_delivery AS d WHERE d.handler = s.handler AND d.status = 'pending'
+        ORDER BY d.next_attempt_at LIMIT 1
+    ) AS unserved_seconds
+FROM event_subscription AS s
+ORDER BY s.handler;
 
 -- name: get_audit_round
 -- Read where the next slice of trails begins.

@@ -53,3 +53,14 @@ CROSS JOIN LATERAL (
 SELECT count(*)
 FROM processing_queue AS q
 WHERE q.workflow_state = 'processing' AND q.locked_at < statement_timestamp() - CAST(:stuck_after AS interval);
+
+-- name: count_partitions_ahead
+-- Count the months after this one for which every history table has its partition.
+SELECT min(ahead.months) FROM (
+    SELECT count(p.relname) AS months
+    FROM unnest(ARRAY['workflow_transitions', 'workflow_events', 'workflow_metrics']) AS t (name)
+    LEFT JOIN pg_inherits AS i ON i.inhparent = to_regclass(t.name)
+    LEFT JOIN pg_class AS p ON p.oid = i.inhrelid
+        AND p.relname ~ '_[0-9]{4}_[0-9]{2}$' AND right(p.relname, 7) > to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')
+    GROUP BY t.name
+) AS ahead;

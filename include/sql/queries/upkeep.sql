@@ -54,6 +54,16 @@ DELETE FROM run_claim WHERE owner IN (
     FOR UPDATE SKIP LOCKED
 );
 
+-- name: thin_incidents
+-- Delete incidents that were over long ago; both times they were told of are in the archive of events.
+DELETE FROM alert_incident WHERE incident_id IN (
+    SELECT i.incident_id FROM alert_incident AS i
+    WHERE i.resolved_at < now() - make_interval(days => :days)
+    ORDER BY i.resolved_at
+    LIMIT :batch_size
+    FOR UPDATE SKIP LOCKED
+);
+
 -- name: thin_requests
 -- Delete what was answered to requests that nobody may send again.
 DELETE FROM api_request AS r

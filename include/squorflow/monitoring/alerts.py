@@ -1,4 +1,4 @@
-"""Looks whether something needs a person: failure rate, stuck workflows, quotas, oldest queued row, audit trail.
+"""Looks whether something needs a person: failures, stuck workflows, quotas, queue, deliveries, partitions, trails.
 
 Owns thresholds' meaning. An incident is opened once and ended once, each time as an event through the handlers (a
 trigger writes it). Open circuit breakers alert by themselves, when they open (`squorflow.recovery.breakers`).
@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from squorflow.monitoring import metrics
 from squorflow.postgres.queries import load
 from squorflow.recovery import quotas
 from squorflow.workflow import audit
@@ -38,6 +39,15 @@ class Alert(StrEnum):
     OLDEST_QUEUED = "oldest_queued"
     """Something has been waiting in the queue for too long."""
 
+    DEAD_DELIVERIES = "dead_deliveries"
+    """A handler did not get some events and is not tried any more; the subject is the handler."""
+
+    UNSERVED = "unserved_handler"
+    """Events wait for a handler that no dispatcher serves; the subject is the handler."""
+
+    PARTITIONS = "missing_partitions"
+    """The coming months have no partitions, so upkeep does not run or may not make them."""
+
     AUDIT = "audit_mismatch"
     """A trail does not hold; the subject is its workflow."""
 
@@ -48,7 +58,12 @@ FEWEST_ENDS = 20
 CALM = 0.8
 """An incident ends when its figure has fallen below this share of the threshold, so that it does not flicker."""
 
-MOST_STUCK = 1000
+MOST_COUNTED = 1000
+"""Workflows and deliveries are counted up to here."""
+
+FEWEST_MONTHS = 2
+"""Months ahead that have to have their partitions."""
+
 TRAILS_PER_ROUND = 2000
 _ALL = "all"
 
@@ -83,6 +98,8 @@ def look(database: Database, *, config: WorkflowConfig) -> AlertReport:
         _stuck,
         _quotas,
         _oldest_queued,
+        _undelivered,
+        _partitions,
     )
     findings: list[Finding] = []
     for measure in measures:
@@ -105,10 +122,10 @@ def _failure_rate(connection: Connection, config: WorkflowConfig) -> Iterable[Fi
 
 
 def _stuck(connection: Connection, config: WorkflowConfig) -> Iterable[Finding]:
-    parameters = {"patience": config.alert_stuck_after, "most": MOST_STUCK}
+    parameters = {"patience": config.alert_stuck_after, "most": MOST_COUNTED}
     ids = list(connection.execute(load("alerts")["list_stuck"], parameters).scalars())
     some = ", ".join(str(one) for one in ids[:3])
-    more = " or more" if len(ids) >= MOST_STUCK else ""
+    more = " or more" if len(ids) >= MOST_COUNTED else ""
     yield Finding(
         alert=Alert.STUCK,
         subject=_ALL,
@@ -131,13 +148,49 @@ def _quotas(connection: Connection, config: WorkflowConfig) -> Iterable[Finding]
 
 
 def _oldest_queued(connection: Connection, config: WorkflowConfig) -> Iterable[Finding]:
-    seconds = float(connection.execute(load("alerts")["find_oldest_queued"]).scalar_one() or 0)
+    seconds = metrics.get_oldest_queued_seconds(connection) or 0
     yield Finding(
         alert=Alert.OLDEST_QUEUED,
         subject=_ALL,
         message=f"the oldest workflow in the queue has been waiting for {seconds / 60:.0f} minutes",
         figure=seconds,
         threshold=config.alert_oldest_queued.total_seconds(),
+    )
+
+
+def _undelivered(connection: Connection, config: WorkflowConfig) -> Iterable[Finding]:
+    patience = config.alert_stuck_after.total_seconds()
+    for row in connection.execute(load("alerts")["list_undelivered"], {"most": MOST_COUNTED}):
+        more = " or more" if row.dead >= MOST_COUNTED else ""
+        yield Finding(
+            alert=Alert.DEAD_DELIVERIES,
+            subject=row.handler,
+            message=f"{row.dead}{more} events did not reach {row.handler} and are given up: "
+            "`squorflow events list` says why, `squorflow events replay` tries them anew",
+            figure=row.dead,
+            threshold=1,
+        )
+        # Switched off, nobody is to be served but the log.
+        unserved = float(row.unserved_seconds or 0) if config.enable_notifications else 0
+        yield Finding(
+            alert=Alert.UNSERVED,
+            subject=row.handler,
+            message=f"events have been waiting for {row.handler} for {unserved / 60:.0f} minutes and no dispatcher has "
+            "it: name it in WORKFLOW_EVENT_HANDLERS, or end it by `squorflow events forget`",
+            figure=unserved,
+            threshold=patience,
+        )
+
+
+def _partitions(connection: Connection, config: WorkflowConfig) -> Iterable[Finding]:
+    del config
+    months = metrics.count_partitions_ahead(connection)
+    yield Finding(
+        alert=Alert.PARTITIONS,
+        subject=_ALL,
+        message=f"only {months} coming months have their partitions: run `squorflow upkeep` as the schema's owner",
+        figure=FEWEST_MONTHS - months,
+        threshold=1,
     )
 
 

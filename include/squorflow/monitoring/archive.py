@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -40,6 +41,8 @@ _COUNT_SAME = {
     _EVENTS: "count_same_workflow_events",
     _METRICS: "count_same_workflow_metrics",
 }
+UNREADABLE = (OSError, EOFError, zlib.error)
+"""What reading a damaged file raises."""
 
 
 class ArchiveMismatch(SquorflowError):
@@ -232,7 +235,7 @@ def _read_back(store: ObjectStore, stored_at: str) -> Iterator[list[bytes]]:
         with store.open(stored_at) as file, gzip.open(file, "rb") as unpacked:
             while lines := list(islice(unpacked, _BATCH)):
                 yield lines
-    except (OSError, EOFError) as error:
+    except UNREADABLE as error:
         raise ArchiveMismatch(f"the archive {stored_at} in {store.root} cannot be read: {error}") from error
 
 

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from squorflow.errors import SquorflowError
-from squorflow.monitoring.archive import open_store
+from squorflow.monitoring.archive import UNREADABLE, open_store
 from squorflow.postgres.queries import load
 from squorflow.workflow.audit import Problem
 
@@ -72,6 +72,6 @@ def compare_heads(database: Database, *, config: WorkflowConfig) -> tuple[int, l
                         for row in connection.execute(load("heads")["compare_heads"], {"heads": heads}):
                             found = Problem(workflow_id=row.workflow_id, problem=row.problem)
                             problems[found.workflow_id, found.problem] = found
-        except (OSError, EOFError) as error:
+        except UNREADABLE as error:
             raise SquorflowError(f"the exported heads {name} in {store.root} cannot be read: {error}") from error
     return count, list(problems.values())

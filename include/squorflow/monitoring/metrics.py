@@ -168,6 +168,11 @@ def count_stuck(connection: Connection, *, config: WorkflowConfig) -> int:
     return int(connection.execute(load("metrics")["count_stuck"], {"stuck_after": stuck_after}).scalar_one())
 
 
+def count_partitions_ahead(connection: Connection) -> int:
+    """Return how many months after this one have their partition in every history."""
+    return int(connection.execute(load("metrics")["count_partitions_ahead"]).scalar_one())
+
+
 def _pace(connection: Connection, time_range: TimeRange) -> tuple[float, float | None]:
     """Return completions per hour and their average seconds from first stage to completion."""
     row = connection.execute(load("metrics")["get_pace"], {"time_range": time_range.length}).one()

@@ -80,9 +80,7 @@ def _collect(connection: Connection, *, config: WorkflowConfig) -> Iterator[Metr
     yield _family("squorflow_deliveries", {(row.handler, row.status): row.deliveries for row in deliveries})
     incidents = connection.execute(queries["count_incidents"])
     yield _family("squorflow_alerts_open", {(row.alert,): row.incidents for row in incidents})
-    yield _family(
-        "squorflow_partitions_ahead", {(): connection.execute(queries["count_partitions_ahead"]).scalar_one()}
-    )
+    yield _family("squorflow_partitions_ahead", {(): metrics.count_partitions_ahead(connection)})
 
 
 def _count_workflows(counters: Mapping[str, int]) -> Iterator[Metric]:

@@ -7,6 +7,7 @@ moment and done again at any time; only one does it at once.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,12 +18,15 @@ from squorflow.errors import SquorflowError
 from squorflow.monitoring.archive import archive_old_months
 from squorflow.monitoring.heads import export_heads
 from squorflow.postgres.queries import load
+from squorflow.recovery.policy import describe
 from squorflow.states import TERMINAL_STATES
 from squorflow.workflow.transitions import to_json
 
 if TYPE_CHECKING:
     from squorflow.config import WorkflowConfig
     from squorflow.postgres.database import Database
+
+log = logging.getLogger(__name__)
 
 _BATCH = 1000
 _CHANGED_ROWS, _CHANGED_SHARE = 10_000, 0.2
@@ -46,6 +50,7 @@ class UpkeepReport:
     requests_thinned: int = 0
     operations_thinned: int = 0
     answer_claims_thinned: int = 0
+    incidents_thinned: int = 0
     breakers_thinned: int = 0
     analyzed: list[str] = field(default_factory=list)
 
@@ -68,15 +73,12 @@ def run_upkeep(database: Database, *, config: WorkflowConfig) -> UpkeepReport:
             return report
         started_at = datetime.now(UTC)
         queries = load("upkeep")
-        with database.begin() as connection:
+        with _reporting(report, "partitions were not made"), database.begin() as connection:
             report.partitions_made = connection.execute(queries["ensure_partitions"]).scalar_one()
-        try:
+        # The archive may be away: everything else goes on, and nothing leaves the database without it.
+        with _reporting(report, "nothing was archived"):
             report.heads_exported = export_heads(database, config=config) or 0
             months = archive_old_months(database, config=config)
-        except (OSError, SquorflowError) as error:
-            # The archive is away: everything else goes on, and nothing leaves the database without it.
-            report.problems.append(str(error))
-        else:
             report.archived, report.postponed = months.archived, months.postponed
             report.problems += months.problems
         _thin(database, report=report, config=config)
@@ -100,6 +102,7 @@ def _thin(database: Database, *, report: UpkeepReport, config: WorkflowConfig) -
     report.requests_thinned = _repeat(database, "thin_requests")
     report.operations_thinned = _repeat(database, "thin_operations", days=trail_days)
     report.answer_claims_thinned = _repeat(database, "thin_answer_claims")
+    report.incidents_thinned = _repeat(database, "thin_incidents", days=config.retention_events_days)
     report.breakers_thinned = _repeat(database, "thin_breakers", days=_QUIET_DAYS)
     with database.begin() as connection:
         connection.execute(load("upkeep")["thin_reports"], {"days": _REPORT_DAYS})
@@ -115,6 +118,21 @@ def _repeat(database: Database, name: str, **parameters: Any) -> int:
         total += count
         if count < _BATCH:
             return total
+
+
+@contextmanager
+def _reporting(report: UpkeepReport, what: str) -> Iterator[None]:
+    """Make whatever stops a chore a problem for a person, so that the next one has its turn.
+
+    Object stores raise errors of their clients' own, so no list of them would be whole.
+    """
+    try:
+        yield
+    except (OSError, SquorflowError) as error:
+        report.problems.append(str(error))
+    except Exception as error:
+        log.exception("Upkeep: %s.", what)
+        report.problems.append(f"{what}: {describe(error)}")
 
 
 @contextmanager
