@@ -5,7 +5,6 @@ SQUORFLOW_TEST_TRANSITIONS sets how many transitions are made; `make events` mak
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import signal
@@ -23,12 +22,12 @@ import pytest
 from squorflow.postgres.database import Database
 from squorflow.states import WorkflowState
 from squorflow.workflow.transitions import transition
+from support.webhook_receiver import SECRET
 from support.workflows import ACTOR, create, rows, value
 
 TRANSITIONS = int(os.environ.get("SQUORFLOW_TEST_TRANSITIONS", "600"))
 MOVES = (WorkflowState.QUEUED, WorkflowState.PROCESSING, WorkflowState.COMPLETED)
 FAILING, HANGING = 0.30, 0.05
-SECRET = base64.b64encode(b"a secret of 32 bytes for tests..").decode()
 DEADLINE_SECONDS = 60 + TRANSITIONS * 0.06
 
 
