@@ -41,6 +41,8 @@ from support.serving import alive
 DAG = "product_workflow"
 MAINTENANCE = "workflow_maintenance"
 PATIENCE_SECONDS = 240.0
+TITLE_WORDS = 4
+"""Of a task's process: `airflow worker -- ` and its id."""
 
 SETTINGS = {
     "AIRFLOW__CORE__PARALLELISM": "8",
@@ -191,13 +193,17 @@ class Ground:
         self.wait_for(lambda: not alive(family), what="the scheduler's end")
 
     def running_tasks(self) -> list[RunningTask]:
-        """Return the stages that run now; a task's process names its task instance in its title."""
+        """Return the stages that run now; a task's process names its task instance in its title.
+
+        So does its supervisor, as `LocalExecutor: …`.
+        """
         processes: dict[str, psutil.Process] = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
-                words = " ".join(process.cmdline()).strip()
-                if words.startswith("airflow worker -- ") and os.getsid(process.pid) in self._sessions:
-                    processes[words.rpartition(" ")[2]] = process
+                words = " ".join(process.cmdline()).split()
+                is_task = words[:3] == ["airflow", "worker", "--"] and len(words) == TITLE_WORDS
+                if is_task and os.getsid(process.pid) in self._sessions:
+                    processes[words[-1]] = process
         found = self.ask_airflow(
             """
             SELECT CAST(id AS text) AS id, run_id, map_index, try_number, substr(task_id, 9) AS stage
