@@ -20,6 +20,17 @@ class SquorflowPlugin(AirflowPlugin):
     name = "squorflow"
     listeners: list[Any] = [preload, listener]  # noqa: RUF012 - Airflow declares it so
 
+    # Without a leading slash: Airflow's page says what its addresses are relative to, also behind a proxy's path.
+    external_views: list[Any] = [  # noqa: RUF012 - the same
+        {
+            "name": "Workflow API",
+            "href": "api/v1/workflow/docs",
+            "destination": "nav",
+            "category": "docs",
+            "url_route": "workflow-api",
+        }
+    ]
+
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # Airflow only reads it
         """The workflow API; asked for by the api-server only."""

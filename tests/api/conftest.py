@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,13 @@ os.environ.setdefault("AIRFLOW_HOME", _airflow_home.name)
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 SCRAPER = {"conn_type": "generic", "password": SCRAPE_TOKEN}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that start a server wait longer for it: on a busy machine that takes minutes."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,11 +12,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from squorflow.airflow.local import LocalAirflow
 from squorflow.api.feed import MOST_AT_ONCE, MOST_STREAMS
 from squorflow.states import WorkflowState
 from squorflow.workflow.actions import PersonAction, act_on_many
-from support.api_server import PREFIX, ApiServer
+from support.api_server import PREFIX, ApiServer, beside
 from support.outages import renamed
 from support.workflows import enqueue, reach
 
@@ -167,11 +165,7 @@ def test_a_stream_outlives_an_outage_of_the_database(server: ApiServer, client: 
 
 
 def test_the_server_ends_at_once_though_somebody_watches(server: ApiServer) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    second = ApiServer(LocalAirflow(server.airflow.config, port=port), server.database)
-    with second.running() as running, running.as_("viewer").stream("GET", PATH) as answer:
+    with beside(server).running() as running, running.as_("viewer").stream("GET", PATH) as answer:
         assert answer.status_code == 200
         running.process.terminate()
         for _ in answer.iter_lines():

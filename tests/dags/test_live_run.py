@@ -70,3 +70,23 @@ def test_a_persons_clear_takes_a_suspended_product_up_again(installation: Instal
     )
     actor = f"airflow:product_workflow/{run_id}/{task['task_id']}[{task['map_index']}]#2"
     assert trail == [("queued", actor, "retried by hand in Airflow")]
+
+
+def test_a_bulk_operation_asked_for_over_http_is_carried_out_by_a_run_of_its_own(
+    installation: Installation, api: Api, run_id: str
+) -> None:
+    del run_id
+    names = [f"recalled {number}" for number in range(3)]
+    installation.enqueue(*[crawled(name, brand="Recalled") for name in names])
+    api.wait_for(lambda: api.knows("workflow_bulk"))
+    body = {"filter": {"brand": "recalled"}, "reason": "recalled by the maker"}
+    operation = api.post("/api/v1/workflow/bulk/cancel", body)
+    assert operation["total"] == 3
+    path = f"/api/v1/workflow/bulk/{operation['operation_id']}"
+    api.wait_for(lambda: api.get(path)["status"] == "done")
+    assert {name: state for name, state in installation.states().items() if name in names} == dict.fromkeys(
+        names, "cancelled"
+    )
+    run = f"/api/v2/dags/workflow_bulk/dagRuns/bulk__{operation['operation_id']}"
+    api.wait_for(lambda: api.get(run)["state"] == "success")
+    assert api.get(run)["triggering_user_name"] == "admin"

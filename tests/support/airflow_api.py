@@ -37,7 +37,11 @@ class Api:
         self.wait_for(self._is_up)
         token = self._client.post("/auth/token", json=self._login).raise_for_status().json()["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
-        self.wait_for(lambda: self._client.get("/api/v2/dags/product_workflow").status_code == httpx.codes.OK)
+        self.wait_for(lambda: self.knows("product_workflow"))
+
+    def knows(self, dag_id: str) -> bool:
+        """Say whether the DAG processor has come to this DAG."""
+        return self._client.get(f"/api/v2/dags/{dag_id}").status_code == httpx.codes.OK
 
     def close(self) -> None:
         """Hang up."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from squorflow.postgres.database import Database
 PREFIX = "/api/v1/workflow"
 SCRAPE_TOKEN = "a-token-for-scraping"  # noqa: S105 - of the tests
 ROLES = ("viewer", "user", "op", "admin")
-_START_SECONDS = 120
+_START_SECONDS = 300
 
 
 class ApiServer:
@@ -103,15 +104,38 @@ class ApiServer:
         return rows
 
 
+def beside(server: ApiServer) -> ApiServer:
+    """Return another api-server on the same databases, which does not run yet."""
+    return ApiServer(LocalAirflow(server.airflow.config, port=_free_port()), server.database)
+
+
+@contextmanager
+def fab_server(server: ApiServer) -> Iterator[ApiServer]:
+    """Start another api-server on the same databases, whose users are those of FAB's auth manager."""
+    other = beside(server)
+    settings = {"AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"}
+    environment = {**other.airflow.environment(), **settings}
+    program = Path(__file__).with_name("fab_users.py")
+    for command in (other.airflow.command("fab-db", "migrate"), [sys.executable, program, *ROLES]):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    with other.running(**settings) as running:
+        yield running
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @contextmanager
 def api_server(**settings: str) -> Iterator[ApiServer]:
     """Start an Airflow with empty databases and its api-server; nothing else of it runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="squorflow-api-") as folder:
         config = WorkflowConfig(home=Path(folder), lock_timeout=5)
-        airflow = LocalAirflow(config, port=port)
+        airflow = LocalAirflow(config, port=_free_port())
         with airflow.running():
             database = Database(airflow.postgres.url(WORKFLOW_DATABASE), config=config)
             with ApiServer(airflow, database).running(**settings) as server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from squorflow.api import bulk, creation, figures, problems, products, stream, workflows
 from squorflow.api.limits import BodyLimit
@@ -20,10 +21,11 @@ takes the right to see runs of `product_workflow`, writing the right to start on
 
 def create_app() -> FastAPI:
     """Return the app that the plugin mounts."""
-    app = FastAPI(
+    app = FastAPIOffline(
         title="squorflow workflow API",
         description=DESCRIPTION,
         version=version("squorflow"),
+        redoc_url=None,
         # Answering with a redirect would lose a POST's body.
         redirect_slashes=False,
     )

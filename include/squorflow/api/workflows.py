@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Query
 from sqlalchemy import Connection
 
 from squorflow.api import schemas
-from squorflow.api.answers import CONFLICT, NOT_FOUND, REFUSALS
+from squorflow.api.answers import CONFLICT, NOT_FOUND, REFUSALS, UNREADABLE
 from squorflow.api.dependencies import Caller, Reader, Transaction, Writer
 from squorflow.api.problems import Problem, not_allowed_now
 from squorflow.errors import ErrorCategory
@@ -65,7 +65,7 @@ def get_history(workflow_id: UUID, connection: Transaction, *, _caller: Reader) 
     return schemas.History(workflow_id=workflow_id, transitions=[schemas.Step.model_validate(one) for one in steps])
 
 
-@router.post("/{workflow_id}/retry", summary="Retry a workflow now", responses=CONFLICT)
+@router.post("/{workflow_id}/retry", summary="Retry a workflow now", responses={**CONFLICT, **UNREADABLE})
 def retry(
     workflow_id: UUID, connection: Transaction, *, caller: Writer, why: Annotated[schemas.Why | None, Body()] = None
 ) -> schemas.Status:
@@ -74,7 +74,7 @@ def retry(
     return _act(connection, PersonAction.RETRY, workflow_id=workflow_id, caller=caller, reason=reason)
 
 
-@router.post("/{workflow_id}/cancel", summary="Cancel a workflow", responses=CONFLICT)
+@router.post("/{workflow_id}/cancel", summary="Cancel a workflow", responses={**CONFLICT, **UNREADABLE})
 def cancel(
     workflow_id: UUID, connection: Transaction, *, caller: Writer, why: Annotated[schemas.Why | None, Body()] = None
 ) -> schemas.Status:
@@ -83,7 +83,7 @@ def cancel(
     return _act(connection, PersonAction.CANCEL, workflow_id=workflow_id, caller=caller, reason=reason)
 
 
-@router.post("/{workflow_id}/suspend", summary="Suspend a workflow", responses=CONFLICT)
+@router.post("/{workflow_id}/suspend", summary="Suspend a workflow", responses={**CONFLICT, **UNREADABLE})
 def suspend(workflow_id: UUID, connection: Transaction, *, caller: Writer, why: schemas.Why) -> schemas.Status:
     """Hold a workflow until it is retried or cancelled; a running stage stops and writes nothing."""
     return _act(connection, PersonAction.SUSPEND, workflow_id=workflow_id, caller=caller, reason=why.reason)
