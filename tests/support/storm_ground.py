@@ -48,9 +48,9 @@ SETTINGS = {
     "AIRFLOW__CORE__PARALLELISM": "8",
     # What Airflow takes minutes for by default; the products' leases are as short.
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
-    # A scheduler that is starved for longer takes itself for dead, and what its own tasks do for lost.
-    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "30",
-    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+    # A scheduler that is starved for longer takes itself for dead and its own tasks for lost, again and again.
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "60",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
