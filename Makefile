@@ -1,6 +1,6 @@
 # Every target installs what it needs into .venv first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench chaos events docs lock clean
+.PHONY: help demo serve test lint bench chaos events docs lock clean legacy
 
 BIN := .venv/bin
 
@@ -33,6 +33,9 @@ events: .venv/.installed ## 10,000 transitions told to a webhook that fails, han
 
 chaos: .venv/.installed ## hundreds of products through Airflow while everything around them fails; STORM_SEED=… repeats one
 	STORM_SIZE=large $(BIN)/pytest tests/chaos/test_storm.py -s
+
+legacy: .venv/.installed ## 100,000 rows of the old system's queue imported, killed half way and gone on with
+	SQUORFLOW_TEST_LEGACY_ROWS=100000 $(BIN)/python -m pytest -q tests/database/test_legacy.py
 
 docs: .venv/.installed ## write the generated parts of the documentation anew
 	@$(BIN)/python scripts/docs.py

@@ -1,10 +1,11 @@
 -- name: count_ends
--- Count how workflows ended in the last while, at most 10,000 of them; failures that are tried again are no ends.
+-- Count how workflows ended in the last while, at most 10,000 of them; failures that are tried again are no ends, nor
+-- are those of the past that a legacy import brought in.
 SELECT count(*) AS ends, count(*) FILTER (WHERE e.to_state = 'failed') AS failures
 FROM (
     SELECT t.to_state
     FROM workflow_transitions AS t
-    WHERE t.to_state IN ('completed', 'failed')
+    WHERE t.to_state IN ('completed', 'failed') AND t.from_state IS NOT NULL
         AND t.transition_id >= uuid_v7_floor(statement_timestamp() - CAST(:window AS interval))
         AND (t.to_state = 'completed' OR t.metadata -> 'will_retry' IS DISTINCT FROM 'true')
     ORDER BY t.transition_id DESC

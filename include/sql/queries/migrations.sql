@@ -29,3 +29,36 @@ INSERT INTO schema_migration (name, checksum) VALUES (:name, :checksum);
 -- name: ensure_partitions
 -- Make this month's and the coming months' partitions.
 SELECT history_ensure_partitions();
+
+-- name: find_queue
+-- Say whether there is a queue already, and whether it has the old status column.
+SELECT to_regclass('processing_queue') IS NOT NULL AS exists, EXISTS (
+    SELECT 1 FROM pg_attribute AS a
+    WHERE a.attrelid = to_regclass('processing_queue') AND a.attname = 'status' AND NOT a.attisdropped
+) AS legacy;
+
+-- name: list_taken
+-- List the relations of this schema that have names of ours.
+SELECT c.relname FROM pg_class AS c
+WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND c.relname = ANY(CAST(:names AS text []))
+ORDER BY c.relname;
+
+-- name: set_names
+-- Tell the scripts beside the migrations, for this transaction, what is ours and which zone the old times are in.
+SELECT
+    set_config('squorflow.tables', :tables, TRUE), set_config('squorflow.functions', :functions, TRUE),
+    set_config('squorflow.sequences', :sequences, TRUE), set_config('squorflow.legacy_zone', :legacy_zone, TRUE),
+    set_config('squorflow.not_undone', '', TRUE);
+
+-- name: is_zone
+-- Say whether Postgres knows a time zone.
+SELECT EXISTS (SELECT 1 FROM pg_timezone_names AS z WHERE z.name = :zone);
+
+-- name: get_not_undone
+-- Read what could not be given back.
+SELECT current_setting('squorflow.not_undone', TRUE);
+
+-- name: forget_applied
+-- Forget a migration that was undone.
+DELETE FROM schema_migration AS m WHERE m.name = :name;

@@ -4,6 +4,7 @@
     session.py    opens the database a verb works on, and the embedded Postgres where there is no other
     output.py     tables for people, JSON for programs
     server.py     db upgrade · status · url · start · stop
+    migrate.py    migrate create · upgrade · downgrade · current · history · finalize
     intake.py     enqueue
     drain.py      drain · worker
     actions.py    retry · cancel · suspend · deadletter list · replay

@@ -20,6 +20,7 @@ from squorflow.cli.events import events
 from squorflow.cli.figures import analyze, dashboard, metrics
 from squorflow.cli.intake import enqueue
 from squorflow.cli.limits import limits
+from squorflow.cli.migrate import migrate
 from squorflow.cli.output import printable
 from squorflow.cli.reading import history, list_, search, status
 from squorflow.cli.remake import reprocess, rescore
@@ -94,6 +95,7 @@ def app() -> None:
 
 for verb in (
     db,
+    migrate,
     enqueue,
     drain,
     worker,

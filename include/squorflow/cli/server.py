@@ -19,15 +19,19 @@ def db() -> None:
 def upgrade(*, as_json: bool) -> None:
     """Bring the schema up to date and publish the shipped scoring policies; safe to repeat."""
     from squorflow.orchestrator.preparing import upgrade as upgrade_database
+    from squorflow.workflow import legacy
 
     config = session.read_config()
     with session.open_any_database(config, direct=True) as database:
         applied = upgrade_database(database)
+        waiting = sum(share.workflows for share in legacy.count_waiting(database)) if applied else 0
         where = session.place(database)
     if as_json:
         emit({"database": where, "applied": applied})
     else:
         say(f"{where}: " + (f"applied {', '.join(applied)}" if applied else "up to date"))
+        if waiting:
+            say(f"{waiting} legacy rows wait for their import: run `squorflow migrate upgrade`")
 
 
 @db.command()

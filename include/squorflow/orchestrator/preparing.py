@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from squorflow.postgres.database import Database
 
 
-def upgrade(database: Database) -> list[str]:
-    """Apply the missing migrations and publish the shipped scoring policies; return the migrations' names."""
-    applied = migrations.upgrade(database)
+def upgrade(database: Database, *, legacy_zone: str = "UTC") -> list[str]:
+    """Apply the missing migrations and publish the shipped scoring policies; return the migrations' names.
+
+    `legacy_zone` is where the times of a legacy queue are from that have no zone.
+    """
+    applied = migrations.upgrade(database, legacy_zone=legacy_zone)
     with database.begin() as connection:
         install_policies(connection)
     return applied
