@@ -1,6 +1,6 @@
 # Every target installs what it needs into .venv first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench chaos events docs lock clean legacy
+.PHONY: help demo serve test lint bench chaos events legacy cluster docs lock clean
 
 BIN := .venv/bin
 
@@ -36,6 +36,9 @@ chaos: .venv/.installed ## hundreds of products through Airflow while everything
 
 legacy: .venv/.installed ## 100,000 rows of the old system's queue imported, killed half way and gone on with
 	SQUORFLOW_TEST_LEGACY_ROWS=100000 $(BIN)/python -m pytest -q tests/database/test_legacy.py
+
+cluster: .venv/.installed ## 200 products through CeleryExecutor with Redis, one of two workers killed; prints the figures
+	SQUORFLOW_TEST_CLUSTER_PRODUCTS=$(or $(PRODUCTS),200) $(BIN)/python -m pytest -q -s tests/dags/cluster_run.py
 
 docs: .venv/.installed ## write the generated parts of the documentation anew
 	@$(BIN)/python scripts/docs.py

@@ -1,0 +1,67 @@
+"""The topology of docker-compose.airflow.yml without Docker: CeleryExecutor, Redis, two workers, one of them killed.
+
+It takes minutes, so its name keeps it out of the suite: `make cluster` runs it and prints the figures.
+SQUORFLOW_TEST_CLUSTER_PRODUCTS says how many products go through.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from squorflow.airflow.serve import say
+from squorflow.states import STAGES
+from squorflow.workflow import audit
+from support.airflow_runs import Installation, crawled
+from support.cluster import WORKERS, running_cluster, wait_for_share
+
+PRODUCTS = int(os.environ.get("SQUORFLOW_TEST_CLUSTER_PRODUCTS", "200"))
+PATIENCE_SECONDS = 900 + 60 * PRODUCTS
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("redis-server") is None, reason="not available here: redis-server"),
+    pytest.mark.timeout(2 * PATIENCE_SECONDS),
+]
+
+
+def test_a_worker_killed_half_way_costs_no_product_and_doubles_none(installation: Installation) -> None:
+    installation.enqueue(*[crawled(f"product {number}") for number in range(PRODUCTS)])
+    with running_cluster(installation) as cluster:
+        seconds = wait_for_share(installation, cluster, count=PRODUCTS // 2, patience_seconds=PATIENCE_SECONDS)
+        killed = cluster.kill(WORKERS[0])
+        assert killed > 1
+        seconds += wait_for_share(installation, cluster, count=PRODUCTS, patience_seconds=PATIENCE_SECONDS)
+
+    ((completed, doubled),) = installation.query(
+        """
+        SELECT count(*) FILTER (WHERE w.completions = 1), count(*) FILTER (WHERE w.completions > 1)
+        FROM (
+            SELECT q.queue_id, count(*) FILTER (WHERE t.to_state = 'completed') AS completions
+            FROM processing_queue AS q LEFT JOIN workflow_transitions AS t ON t.workflow_id = q.queue_id
+            GROUP BY q.queue_id
+        ) AS w
+        """
+    )
+    stages = installation.query(
+        "SELECT event_data ->> 'stage', count(*) FROM workflow_events WHERE event_type = 'stage_completed' GROUP BY 1"
+    )
+    ((lost_workers, retries, stale),) = installation.query(
+        """
+        SELECT
+            (SELECT count(*) FROM workflow_transitions
+                WHERE to_state = 'failed' AND metadata ->> 'error' LIKE 'WorkerLost%'),
+            (SELECT count(*) FROM workflow_transitions WHERE to_state = 'retrying'),
+            (SELECT count(*) FROM workflow_events WHERE event_type = 'stale_write_rejected')
+        """
+    )
+    say(
+        f"\nproducts {PRODUCTS}, completed {completed}, lost {PRODUCTS - completed - doubled}, twice {doubled}; "
+        f"1 of 2 workers killed with {killed} processes: {lost_workers} stages taken over, {retries} retries, "
+        f"{stale} late writes refused; {seconds:.0f} s, {PRODUCTS * 3600 / seconds:.0f} products an hour"
+    )
+    assert (completed, doubled) == (PRODUCTS, 0)
+    assert dict(stages) == dict.fromkeys([stage.value for stage in STAGES], PRODUCTS)
+    assert installation.query("SELECT count(*) FROM product") == [(PRODUCTS,)]
+    assert audit.verify(installation.database) == audit.Verification(workflows=PRODUCTS, problems=())
