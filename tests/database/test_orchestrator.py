@@ -291,6 +291,12 @@ def test_an_item_that_cannot_be_used_is_refused(database: Database, rubbish: obj
     assert value(database, "SELECT count(*) FROM processing_queue") == 0
 
 
+@pytest.mark.parametrize("priority", [0, 11, -5])
+def test_a_priority_that_makes_no_sense_is_refused(database: Database, priority: int) -> None:
+    with pytest.raises(ValueError, match="from 1 to 10"):
+        asyncio.run(create_workflow_item(crawled("Oat drink"), priority=priority, database=database))
+
+
 def test_all_suspended_workflows_are_returned_newest_first(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("squorflow.orchestrator.engine._PAGE", 2)
     with database.begin() as connection:

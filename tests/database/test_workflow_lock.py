@@ -29,16 +29,15 @@ def lock(database: Database, config: WorkflowConfig, workflow_id: UUID, **option
     return WorkflowLock(workflow_id, config=config, database=database, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("state", list(WorkflowState))
+OWNED = {WorkflowState.PROCESSING, WorkflowState.WAITING}
+
+
+@pytest.mark.parametrize("state", sorted(set(WorkflowState) - OWNED))
 def test_of_two_locks_one_waits_in_every_state(
     database: Database, config: WorkflowConfig, state: WorkflowState
 ) -> None:
     with database.begin() as connection:
         workflow_id = reach(connection, state)
-    if state in {WorkflowState.PROCESSING, WorkflowState.WAITING}:
-        with pytest.raises(TimeoutError, match="belongs to"):
-            asyncio.run(hold_both(database, config, workflow_id, order=[]))
-        return
     order: list[str] = []
     asyncio.run(hold_both(database, config, workflow_id, order=order))
     assert order == ["in", "out", "in", "out"]
@@ -76,6 +75,20 @@ def test_no_worker_takes_a_queued_workflow_that_is_locked(
     asyncio.run(program())
     assert get_state(database, locked) == "completed", "it was worked on afterwards"
     assert {count for (_, _), count in work.runs.items()} == {1}
+
+
+@pytest.mark.parametrize("state", sorted(OWNED))
+def test_what_somebody_works_on_is_not_locked(database: Database, config: WorkflowConfig, state: WorkflowState) -> None:
+    with database.begin() as connection:
+        workflow_id = reach(connection, state)
+
+    async def program() -> None:
+        async with lock(database, config, workflow_id, patience=NOW):
+            raise AssertionError("it was free")
+
+    with pytest.raises(TimeoutError, match=f"it is {state} and belongs to db:"):
+        asyncio.run(program())
+    assert value(database, SESSIONS) == 0
 
 
 def test_what_a_run_has_claimed_is_not_locked(database: Database, config: WorkflowConfig) -> None:
@@ -163,6 +176,20 @@ def test_whoever_is_cancelled_while_waiting_holds_nothing(database: Database, co
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
+
+    asyncio.run(program())
+    assert value(database, SESSIONS) == 0
+
+
+def test_one_lock_is_not_entered_twice_at_once(database: Database, config: WorkflowConfig) -> None:
+    (workflow_id,) = enqueue(database)
+    only = lock(database, config, workflow_id)
+
+    async def program() -> None:
+        for _ in range(2):
+            async with only:
+                with pytest.raises(RuntimeError, match="one for each block"):
+                    await only.__aenter__()
 
     asyncio.run(program())
     assert value(database, SESSIONS) == 0

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["create_workflow_item", "get_suspended_workflows", "transition_state"]
 
+PRIORITIES = range(1, 11)
+
 _PAGE = 500
 
 
@@ -70,11 +72,14 @@ async def create_workflow_item(
 ) -> UUID:
     """Queue what a crawler found and return the workflow's id: a new one, or that which has the same page and content.
 
-    `priority` is 1 to 10, 10 is taken first. Raises `ValidationError` when the item cannot be used.
+    `priority` is 1 to 10, 10 is taken first. Raises `ValidationError` when the item cannot be used, `ValueError` for
+    another priority.
     """
     from squorflow.orchestrator.intake import make_item
     from squorflow.products.crawler import accept
 
+    if priority not in PRIORITIES:
+        raise ValueError(f"priority is {priority}: it has to be from {PRIORITIES[0]} to {PRIORITIES[-1]}")
     item = make_item(accept(crawler_data), priority=priority)
     tries = get_config().max_retries if max_retries is None else max_retries
 

@@ -51,6 +51,7 @@ class WorkflowOrchestrator:
         self._named = database
         self._handlers: list[Handler] = []
         self._service: Service | None = None
+        self._starting = False
         self._guard: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -58,9 +59,13 @@ class WorkflowOrchestrator:
 
         Raises `ConfigurationError` when the database or a setting is not fit for it, `RuntimeError` when it runs.
         """
-        if self._service is not None:
+        if self._service is not None or self._starting:
             raise RuntimeError("this orchestrator runs already: stop it first, or make another one")
-        service = await asyncio.to_thread(self._prepare)
+        self._starting = True
+        try:
+            service = await asyncio.to_thread(self._prepare)
+        finally:
+            self._starting = False
         service.start()
         self._service = service
         self._guard = asyncio.create_task(_end_with_the_loop(service), name="orchestrator-guard")

@@ -59,20 +59,32 @@ class WorkflowLock:
             lease=config.lock_timeout,
             locking=config.enable_distributed_locking,
         )
+        self._entered = False
         self._lost = False
         self._keeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        end = None if self._patience is None else time.monotonic() + self._patience.total_seconds()
-        while (busy := await self._try_take()) is not None:
-            if end is not None and time.monotonic() >= end:
-                raise TimeoutError(f"workflow {self._workflow_id} could not be locked: {busy}")
-            await asyncio.sleep(_POLL_SECONDS)
+        if self._entered:
+            raise RuntimeError("this WorkflowLock is in use: make one for each block")
+        self._entered = True
+        try:
+            await self._take()
+        except BaseException:
+            self._entered = False
+            raise
         self._lost = False
         self._holder = asyncio.current_task()
         self._cancels_before = self._holder.cancelling() if self._holder else 0
         self._keeper = asyncio.create_task(self._keep(), name=f"workflow-lock-{self._workflow_id}")
         return self
+
+    async def _take(self) -> None:
+        """Wait until it is taken, at most for the time given."""
+        end = None if self._patience is None else time.monotonic() + self._patience.total_seconds()
+        while (busy := await self._try_take()) is not None:
+            if end is not None and time.monotonic() >= end:
+                raise TimeoutError(f"workflow {self._workflow_id} could not be locked: {busy}")
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
@@ -85,6 +97,7 @@ class WorkflowLock:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
         await asyncio.to_thread(self._exclusion.let_go)
+        self._entered = False
         if self._lost and self._holder is not None and self._holder.uncancel() <= self._cancels_before:
             raise LeaseLost(
                 f"workflow {self._workflow_id}: its lock was lost", workflow_id=self._workflow_id
