@@ -106,7 +106,7 @@ def test_rows_that_have_such_times_already_are_mended_by_the_upgrade(
 def test_a_lease_beyond_what_a_time_out_can_hold_does_not_stop_the_reaper(
     database: Database, config: WorkflowConfig
 ) -> None:
-    held = hold_one(database)
+    held = hold_one(database, owner="airflow:elsewhere/product_workflow/run_9")
     rows(
         database,
         "UPDATE processing_queue SET workflow_state = 'waiting', waiting_until = clock_timestamp() - interval '1 hour'",
