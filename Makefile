@@ -1,6 +1,6 @@
 # Every target installs what it needs into .venv first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench chaos events legacy cluster equal docs lock clean
+.PHONY: help demo serve test lint bench chaos events legacy cluster equal recovery-table docs lock clean
 
 BIN := .venv/bin
 
@@ -42,6 +42,9 @@ cluster: .venv/.installed ## 200 products through CeleryExecutor with Redis, one
 
 equal: .venv/.installed ## 200 real products through the DAG and the orchestrator, which have to leave the same behind
 	SQUORFLOW_TEST_PRODUCTS=200 $(BIN)/python -m pytest -q tests/dags/test_dag_and_orchestrator.py
+
+recovery-table: .venv/.installed ## inject every failure once and measure; `make docs` then puts it into docs/recovery.md
+	PYTHONPATH=tests $(BIN)/python -m support.recovery_table
 
 docs: .venv/.installed ## write the generated parts of the documentation anew
 	@$(BIN)/python scripts/docs.py

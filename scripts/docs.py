@@ -21,7 +21,8 @@ from squorflow.monitoring.prometheus import METRICS
 from squorflow.states import INITIAL_STATE, TERMINAL_STATES, TRANSITIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/security.md", "docs/monitoring.md"))
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/security.md", "docs/monitoring.md", "docs/recovery.md"))
+RECOVERY = ROOT / "tests" / "data" / "recovery_table.json"
 REFUSED = ROOT / "tests" / "data" / "refused_addresses.jsonl"
 
 
@@ -81,6 +82,15 @@ def refused_table() -> str:
     return "\n".join([*lines, f"| **all** | **{len(forms)}** | | |"])
 
 
+def recovery_table() -> str:
+    """Return each failure with what was seen when it was injected last (`make recovery-table`)."""
+    lines = ["| failure | Airflow shows | the trail says | running again after |", "| --- | --- | --- | --- |"]
+    for row in json.loads(RECOVERY.read_text(encoding="utf-8")):
+        cells = (row[name].replace("|", "\\|") for name in ("failure", "airflow", "trail", "recovered"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def prometheus_table() -> str:
     """Return what Prometheus is given as a table, from METRICS."""
     lines = ["| name | kind | labels | meaning |", "| --- | --- | --- | --- |"]
@@ -95,6 +105,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "configuration": configuration_table,
     "refused": refused_table,
     "prometheus": prometheus_table,
+    "recovery": recovery_table,
 }
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from support.recovery_scenarios import SCENARIOS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +34,12 @@ def test_every_generated_part_stands_in_a_document(docs: ModuleType) -> None:
     written = "".join(document.read_text(encoding="utf-8") for document in docs.DOCUMENTS)
     for part in docs.PARTS:
         assert f"<!-- generated: {part} -->" in written
+
+
+def test_the_table_of_failures_has_a_row_for_each_that_can_be_injected(docs: ModuleType) -> None:
+    rows = json.loads(docs.RECOVERY.read_text(encoding="utf-8"))
+    assert [row["failure"] for row in rows] == list(SCENARIOS)
+    assert all(row[name] for row in rows for name in ("airflow", "trail", "recovered"))
 
 
 def test_a_changed_diagram_is_noticed(docs: ModuleType) -> None:
