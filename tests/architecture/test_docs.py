@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,7 @@ import pytest
 from support.recovery_scenarios import SCENARIOS
 
 ROOT = Path(__file__).resolve().parents[2]
+SECONDS_AWAY = 60
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,17 @@ def test_the_table_of_failures_has_a_row_for_each_that_can_be_injected(docs: Mod
     rows = json.loads(docs.RECOVERY.read_text(encoding="utf-8"))
     assert [row["failure"] for row in rows] == list(SCENARIOS)
     assert all(row[name] for row in rows for name in ("airflow", "trail", "recovered"))
+
+
+def test_every_measured_product_was_back_within_a_minute_beyond_its_own_delay(docs: ModuleType) -> None:
+    measured = {row["failure"]: row["recovered"] for row in json.loads(docs.RECOVERY.read_text(encoding="utf-8"))}
+    times = {name: re.findall(r"([\d.]+) s", recovered) for name, recovered in measured.items()}
+    assert [measured[name] for name, found in times.items() if not found] == [
+        "goes on without the image",
+        next(words for words in measured.values() if words.startswith("when the quota is reset")),
+    ]
+    away = {name: float(found[0]) - sum(map(float, found[1:])) for name, found in times.items() if found}
+    assert {name: seconds for name, seconds in away.items() if seconds > SECONDS_AWAY} == {}
 
 
 def test_a_changed_diagram_is_noticed(docs: ModuleType) -> None:
