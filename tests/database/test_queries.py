@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,6 +21,7 @@ from squorflow.states import Stage, WorkflowState
 from squorflow.workflow import leases, listing
 from squorflow.workflow.listing import WorkflowFilter
 from support import workflows
+from support.plans import explain
 from support.workflows import RUN, rows, value
 
 FILES = sorted(path.stem for path in (sql_folder() / "queries").glob("*.sql"))
@@ -200,21 +200,6 @@ BY_KEY = {"processing_queue_pkey", "queue_listing"}
 """Both lead to a row whose id (and state) is known."""
 
 
-def _plan(database: Database, file: str, name: str, **parameters: Any) -> list[dict[str, Any]]:
-    """Return all nodes of a query's plan, the topmost first."""
-    with database.engine.connect() as connection, connection.begin() as transaction:
-        explained = connection.execute(text("EXPLAIN (FORMAT json) " + load(file)[name].text), parameters).scalar_one()
-        transaction.rollback()
-    plan = json.loads(explained) if isinstance(explained, str) else explained
-
-    def walk(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield node
-        for below in node.get("Plans", []):
-            yield from walk(below)
-
-    return list(walk(plan[0]["Plan"]))
-
-
 def _scans(plan: list[dict[str, Any]], table: str) -> set[str]:
     """Return how a plan reads a table: the index's name, or the kind of scan."""
     found = set()
@@ -239,7 +224,7 @@ def _scans(plan: list[dict[str, Any]], table: str) -> set[str]:
 def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
     crowded: Database, name: str, parameters: dict[str, Any]
 ) -> None:
-    plan = _plan(crowded, "queue", name, **parameters)
+    plan = explain(crowded, "queue", name, **parameters)
     assert _scans(plan, "processing_queue") == {"queue_claimable", "processing_queue_pkey"}
     picked = next(node for node in plan if node["Node Type"] == "LockRows")
     assert [below["Node Type"] for below in picked["Plans"]] in (["Index Scan"], ["Result"])
@@ -284,7 +269,7 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
 def test_a_hot_query_reads_the_queue_by_its_index_only(
     crowded: Database, file: str, name: str, parameters: dict[str, Any], index: set[str]
 ) -> None:
-    assert _scans(_plan(crowded, file, name, **parameters), "processing_queue") <= index
+    assert _scans(explain(crowded, file, name, **parameters), "processing_queue") <= index
 
 
 ANSWER = {"content_key": "key 5", "prompt_version": "p", "model": "m"}
@@ -314,7 +299,7 @@ def test_an_answer_and_its_claim_are_found_by_their_key(
         )
     with crowded.session() as session:
         session.execute(text("ANALYZE analysis_cache, analysis_claim"))
-    assert _scans(_plan(crowded, "answers", name, **ANSWER, **parameters), table) == {f"{table}_pkey"}
+    assert _scans(explain(crowded, "answers", name, **ANSWER, **parameters), table) == {f"{table}_pkey"}
 
 
 FILTERS: dict[str, tuple[WorkflowFilter, set[str]]] = {
@@ -353,7 +338,7 @@ def branded(crowded: Database) -> Database:
 def test_a_page_of_the_list_is_read_by_index_whatever_it_is_filtered_by(branded: Database, name: str) -> None:
     wanted, indexes = FILTERS[name]
     first = {"before": UUID(int=(1 << 128) - 1), "page_size": 20}
-    plan = _plan(branded, "listing", "list_workflows", **first, **wanted.parameters())
+    plan = explain(branded, "listing", "list_workflows", **first, **wanted.parameters())
     used = {node["Index Name"] for node in plan if "Index Name" in node}
     assert used & indexes
     assert not any(node["Node Type"] == "Seq Scan" and node["Plan Rows"] > 100 for node in plan)
@@ -374,13 +359,13 @@ def test_a_list_and_its_total_agree(branded: Database, name: str) -> None:
 
 
 def test_a_trail_is_read_by_its_index_in_every_partition(crowded: Database) -> None:
-    plan = _plan(crowded, "audit", "list_history", workflow_id=UUID(int=1))
+    plan = explain(crowded, "audit", "list_history", workflow_id=UUID(int=1))
     assert not any(node["Node Type"] == "Seq Scan" and node["Plan Rows"] > 1 for node in plan)
 
 
 def test_a_batch_of_trails_is_verified_without_reading_all_of_them(crowded: Database) -> None:
     ids = [row.queue_id for row in rows(crowded, "SELECT queue_id FROM processing_queue ORDER BY queue_id LIMIT 100")]
-    plan = _plan(crowded, "audit", "verify_trails", workflow_ids=ids)
+    plan = explain(crowded, "audit", "verify_trails", workflow_ids=ids)
     assert not any(
         node["Node Type"] == "Seq Scan" and node["Plan Rows"] > 1000 for node in plan if "Relation Name" in node
     )
