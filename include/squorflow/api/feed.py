@@ -76,7 +76,7 @@ class Feed:
                     self._poller = asyncio.create_task(self._poll())
             place = self._told
             missed = await asyncio.to_thread(self._read_after, after) if after else []
-            yield Watch(self, place=place, missed=missed)
+            yield Watch(self, place=place, after=after, missed=missed)
         finally:
             self.streams -= 1
 
@@ -110,10 +110,15 @@ class Feed:
         self._seen = {step.transition_id for step in steps}
 
     def _read_after(self, after: UUID) -> list[Told]:
-        """Return what a reader missed, with a gap before it where that was too much."""
+        """Return what a reader may have missed, with a gap before it where that was too much.
+
+        From a little before its last step on, so that what shared that moment or committed late is there; some of it
+        the reader may know, by its id.
+        """
         with self._open_database().begin() as connection:
-            steps = audit.list_latest(connection, after=after, most=MOST_AT_ONCE + 1)
-        return [None, *steps[1:]] if len(steps) > MOST_AT_ONCE else list(steps)
+            steps = audit.list_latest(connection, after=_earlier(after, OVERLAP), most=MOST_AT_ONCE + 1)
+        told = [step for step in steps if step.transition_id != after]
+        return [None, *told[1:]] if len(steps) > MOST_AT_ONCE else list(told)
 
     def _read_new(self) -> list[Told]:
         """Return the steps that were not there before: those after the mark, and those that committed late."""
@@ -143,11 +148,11 @@ class Feed:
 class Watch:
     """One reader's place in the feed."""
 
-    def __init__(self, feed: Feed, *, place: int, missed: list[Told]) -> None:
+    def __init__(self, feed: Feed, *, place: int, after: UUID | None, missed: list[Told]) -> None:
         self._feed = feed
         self._place = place
         self._missed = missed
-        self._known = {step.transition_id for step in missed if step}
+        self._known = {after} | {step.transition_id for step in missed if step}
         """Those were read while the feed went on, which tells them too."""
 
     async def next(self, *, seconds: float) -> list[Told]:
