@@ -1,6 +1,5 @@
 -- name: count_ends
--- Count how workflows ended in the last while, at most 10,000 of them; failures that are tried again are no ends, nor
--- are those of the past that a legacy import brought in.
+-- Count how workflows ended in the last while, at most 10,000 of them; neither a failure that is tried again nor an imported one is an end.
 SELECT count(*) AS ends, count(*) FILTER (WHERE e.to_state = 'failed') AS failures
 FROM (
     SELECT t.to_state
