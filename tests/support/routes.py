@@ -31,3 +31,18 @@ def ask(client: httpx.Client, method: str, path: str) -> httpx.Response:
         if not answer.headers["content-type"].startswith("text/event-stream"):
             answer.read()
     return answer
+
+
+def walk_as_reader(client: httpx.Client, routes: list[tuple[str, str]]) -> None:
+    """Send every request as somebody who may read everything and write nothing."""
+    for method, path in routes:
+        status = ask(client, method, path).status_code
+        assert (status == 403) == (method != "GET"), (method, path, status)
+
+
+def walk_as_writer(client: httpx.Client, routes: list[tuple[str, str]]) -> None:
+    """Send every request as somebody who may do everything."""
+    for method, path in routes:
+        status = ask(client, method, path).status_code
+        assert status not in {401, 403}, (method, path, status)
+        assert status < 500, (method, path, status)

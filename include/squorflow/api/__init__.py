@@ -6,7 +6,10 @@
     limits.py        how much a request may weigh
     address.py       the one address a mount does not answer by itself
     schemas.py       the shapes on the wire
-    workflows.py creation.py products.py figures.py   one router per noun
+    answers.py       what the OpenAPI document says of refusals
+    repeatable.py    requests with an Idempotency-Key
+    feed.py          what happens, read once for all who watch
+    workflows.py creation.py products.py figures.py bulk.py stream.py   one router per noun
 
 Only the api-server imports anything of this; elsewhere the plugin leaves it alone. Owns HTTP and nothing else: what an
 action does, and whether it may, is `squorflow.workflow`'s and Postgres' business.

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from squorflow.errors import BadFilter, ConfigurationError, OperationNotFound, StateError, WorkflowNotFound
-from squorflow.orchestrator.drain import is_outage
+from squorflow.postgres.database import UNDEFINED, is_outage
 from squorflow.states import TRANSITIONS, WorkflowState
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ _TOO_SLOW = frozenset({"57014", "55P03"})
 """SQLSTATEs of a statement that was cancelled by its timeout, or waited too long for a lock."""
 _CANNOT_BE_STORED = frozenset({"22", "23", "54"})
 """Classes of SQLSTATE: data, integrity, and sizes beyond a limit."""
-_SCHEMA_IS_OLD = frozenset({"42P01", "42883", "42703"})
 
 
 class Problem(HTTPException):
@@ -118,7 +117,7 @@ def _of_database(error: SQLAlchemyError) -> Problem:
         log.warning("the database cannot store what was sent: %s", type(original).__name__)
         return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", detail="The database cannot store this.")
     log.error("the database refused", exc_info=error)
-    if sqlstate in _SCHEMA_IS_OLD:
+    if sqlstate in UNDEFINED:
         return unavailable("The database does not fit this version of squorflow: run `squorflow db upgrade`.")
     return _unexpected()
 

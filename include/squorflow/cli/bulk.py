@@ -12,6 +12,7 @@ import click
 
 from squorflow.cli import session
 from squorflow.cli.output import emit, json_option, plain, progress, say, table
+from squorflow.errors import ErrorCategory
 from squorflow.states import Stage, WorkflowState
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from squorflow.workflow.listing import WorkflowFilter
 
 _PAGE = 200
-_CATEGORIES = ("transient", "rate_limit", "data", "system")
 
 _FILTER = (
     click.option(
@@ -32,7 +32,7 @@ _FILTER = (
     ),
     click.option("--stage", type=click.Choice([stage.value for stage in Stage])),
     click.option("--brand", help="The whole name, in any case."),
-    click.option("--error-category", type=click.Choice(_CATEGORIES)),
+    click.option("--error-category", type=click.Choice([category.value for category in ErrorCategory])),
     click.option("--search", help="Beginnings of words in the product's name or page address."),
 )
 
@@ -75,7 +75,6 @@ _action("suspend", "Hold")
 def _filter(
     *, states: tuple[str, ...], stage: str | None, brand: str | None, error_category: str | None, search: str | None
 ) -> WorkflowFilter:
-    from squorflow.errors import ErrorCategory
     from squorflow.workflow.listing import WorkflowFilter
 
     return WorkflowFilter(

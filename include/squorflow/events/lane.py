@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from squorflow.errors import CircuitOpen, ErrorCategory, RateLimitError
-from squorflow.events.event import EventData, WorkflowEvent
+from squorflow.events.event import WorkflowEvent
 from squorflow.events.threads import LooseThreads
 from squorflow.postgres.queries import load
 from squorflow.recovery.dependency import calling
@@ -204,7 +204,7 @@ class Lane:
                     event=WorkflowEvent(
                         workflow_id=row.workflow_id,
                         event_type=row.event_type,
-                        data=EventData(row.event_data),
+                        data=row.event_data,
                         event_id=row.event_id,
                         created_at=row.created_at,
                     )

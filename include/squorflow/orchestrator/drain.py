@@ -19,6 +19,7 @@ from squorflow.errors import Cancelled
 from squorflow.orchestrator.emptiness import Emptiness
 from squorflow.orchestrator.signals import stopped_by_signals
 from squorflow.orchestrator.worker import ProductEvent, ProductOutcome, Worker
+from squorflow.postgres.database import is_outage
 from squorflow.postgres.queries import load
 from squorflow.recovery import reaper
 from squorflow.stages.context import Clients
@@ -356,13 +357,3 @@ class WorkerPool:
             seconds=time.monotonic() - self._started,
             stopped=self._stopped,
         )
-
-
-def is_outage(error: BaseException) -> bool:
-    """Say whether the database was out of reach, so that the same call may work a little later."""
-    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-    from sqlalchemy.exc import TimeoutError as PoolTimeout
-
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    return isinstance(error, OperationalError | InterfaceError | PoolTimeout)

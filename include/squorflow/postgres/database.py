@@ -44,7 +44,7 @@ _REFUSALS: dict[str, type[StateError]] = {
 }
 """SQLSTATEs of our own (migration 0005) and the error each becomes."""
 
-_UNDEFINED = frozenset({"42P01", "42883", "42703"})
+UNDEFINED = frozenset({"42P01", "42883", "42703"})
 """SQLSTATEs of a table, function or column that is not there."""
 
 
@@ -57,7 +57,7 @@ def explain(error: Exception) -> str | None:
     if not isinstance(error, DBAPIError):
         return None
     first_line = str(error.orig).strip().partition("\n")[0]
-    if getattr(error.orig, "sqlstate", None) in _UNDEFINED:
+    if getattr(error.orig, "sqlstate", None) in UNDEFINED:
         return f"the database does not fit this version of squorflow ({first_line}): run `squorflow db upgrade`"
     if error.connection_invalidated or isinstance(error, OperationalError):
         return (
@@ -72,6 +72,16 @@ def is_refusal(error: Exception) -> bool:
     from sqlalchemy.exc import DBAPIError, OperationalError
 
     return isinstance(error, StateError) or (isinstance(error, DBAPIError) and not isinstance(error, OperationalError))
+
+
+def is_outage(error: BaseException) -> bool:
+    """Say whether the database was out of reach, so that the same call may work a little later."""
+    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+    from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeout)
 
 
 def _translate_refusal(context: ExceptionContext) -> StateError | None:
