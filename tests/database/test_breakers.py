@@ -150,6 +150,23 @@ def test_a_prober_that_died_is_followed_by_another_when_its_time_is_over(databas
     assert breakers.admit(database, NAME).probe
 
 
+def test_who_comes_while_a_probe_is_under_way_waits_as_long_again_as_it_has_taken(database: Database) -> None:
+    _open(database)
+    _let_the_pause_end(database)
+    assert breakers.admit(database, NAME).probe
+    waits = []
+    for taken in (0, 20, 115):
+        rows(
+            database,
+            "UPDATE circuit_breaker SET probe_at = clock_timestamp() + :left",
+            left=breakers.PROBE_LASTS - timedelta(seconds=taken),
+        )
+        with pytest.raises(CircuitOpen) as refused:
+            breakers.admit(database, NAME)
+        waits.append(round(refused.value.retry_after.total_seconds()))
+    assert waits == [1, 20, 5]
+
+
 def test_a_prober_that_comes_back_late_decides_nothing(database: Database) -> None:
     _open(database)
     _let_the_pause_end(database)

@@ -1,4 +1,4 @@
-"""A webhook that hangs, as a process of its own: nobody else notices."""
+"""A webhook that hangs, is away and comes back, as a process of its own: nobody else notices but its breaker."""
 
 from __future__ import annotations
 
@@ -59,6 +59,11 @@ def wait_for(reached: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def breaker(database: Database) -> str | None:
+    found = value(database, "SELECT max(breaker_state) FROM circuit_breaker WHERE dependency = 'webhook:hook'")
+    return None if found is None else str(found)
+
+
 def delivered(database: Database) -> int:
     return int(
         value(
@@ -92,3 +97,42 @@ def test_transitions_commit_and_others_are_told_while_a_subscriber_hangs(
             wait_for(lambda: len(recorder.taken) == 84)
             assert delivered(database) == 0
     assert value(database, "SELECT count(*) FROM workflow_transitions") == 84
+
+
+def test_the_breaker_of_a_webhook_that_is_away_opens_and_closes_when_it_is_back(
+    database: Database, config: WorkflowConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    with receiving(tmp_path) as hook:
+        monkeypatch.setenv("AIRFLOW_CONN_HOOK", hook.connection)
+    for _ in range(5):
+        finished(database)
+    with dispatching(database, config, recorder):
+        wait_for(lambda: breaker(database) == "open")
+        wait_for(lambda: len(recorder.moves()) == 20)
+        assert delivered(database) == 0
+        finished(database)
+        wait_for(lambda: len(recorder.moves()) == 24)
+        with receiving(tmp_path, port=hook.port) as back:
+            wait_for(lambda: len({one["id"] for one in back.taken() if "to_state" in one}) == 24)
+            wait_for(lambda: breaker(database) == "closed")
+            wait_for(lambda: recorder.taken[-1].event_type == "alert_resolved")
+    alerts = [event.event_type for event in recorder.taken if event.data.get("alert") == "breaker_open"]
+    assert alerts == ["alert_opened", "alert_resolved"]
+
+
+def test_a_webhook_that_goes_away_again_has_its_breaker_opened_again(
+    database: Database, config: WorkflowConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    with receiving(tmp_path) as hook:
+        monkeypatch.setenv("AIRFLOW_CONN_HOOK", hook.connection)
+    with dispatching(database, config, recorder):
+        for _ in range(2):
+            finished(database)
+            wait_for(lambda: breaker(database) in {"open", "half_open"})
+            with receiving(tmp_path, port=hook.port):
+                wait_for(lambda: breaker(database) == "closed")
+    # Events left over may open it once more after the receiver has gone for good.
+    closed_again = "SELECT count(*) FROM alert_incident WHERE alert = 'breaker_open' AND resolved_at IS NOT NULL"
+    assert value(database, closed_again) == 2

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from squorflow.postgres.database import Database
 
 PROBE_LASTS = timedelta(minutes=2)
-"""How long everybody waits for a probe; then its prober counts as dead and the next caller probes."""
+"""How long a probe may take; then its prober counts as dead and the next caller probes."""
 
 LONGEST_PAUSE = timedelta(minutes=15)
 """However many probes fail, the next one comes no later."""
@@ -90,7 +90,8 @@ _trust = _Trust()
 def admit(database: Database, dependency: str) -> Admission:
     """Ask for leave to call a dependency, and end it with `succeed`, `fail` or `drop`.
 
-    Raises `CircuitOpen` whose `retry_after` says when the next probe is due.
+    Raises `CircuitOpen` whose `retry_after` says when the next probe is due, or when to ask again how the present one
+    ended.
     """
     caller = str(uuid4())
     if _trust.has(database, dependency):
