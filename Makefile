@@ -1,6 +1,6 @@
 # Every target installs what it needs into .venv first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench chaos events legacy cluster equal recovery-table docs lock clean
+.PHONY: help demo serve test lint bench chaos events legacy cluster equal recovery-table wheel-check docs lock clean
 
 BIN := .venv/bin
 
@@ -45,6 +45,9 @@ equal: .venv/.installed ## 200 real products through the DAG and the orchestrato
 
 recovery-table: .venv/.installed ## inject every failure once and measure; `make docs` then puts it into docs/recovery.md
 	PYTHONPATH=tests $(BIN)/python -m support.recovery_table
+
+wheel-check: .venv/.installed ## the wheel in a bare environment elsewhere: migrations, plugin, API and DAGs
+	@$(BIN)/python scripts/wheel_check.py
 
 docs: .venv/.installed ## write the generated parts of the documentation anew
 	@$(BIN)/python scripts/docs.py

@@ -1,10 +1,12 @@
 """The only place that opens connections: to Airflow's connection `workflow_db`, else to the embedded Postgres.
 
-Owns engines, their options, and what Postgres' refusals are in our errors and in words. Runs no query of its own.
+Owns engines, their options, and what Postgres' refusals are in our errors and in words. Runs no query of its own but
+the one that sets a pooled transaction's options.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from squorflow.errors import (
     StateError,
     WorkflowNotFound,
 )
+from squorflow.postgres.queries import load
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
 CONNECTION_ID = "workflow_db"
 """The Airflow connection to squorflow's database; `workflow_db_direct` beside it bypasses a transaction pooler."""
+
+_POOLED = "pooled"
+"""The extra of `workflow_db`, and the parameter of its address, that says a transaction pooler stands between."""
 
 _STARS = "***"
 
@@ -118,42 +124,59 @@ class Database:
         """Open the configured database; `direct` prefers `workflow_db_direct` (migrations, LISTEN)."""
         return cls(find_url(config, direct=direct), config=config, patience=patience)
 
-    def _create_engine(self, **options: Any) -> Engine:
-        from sqlalchemy import create_engine, event, make_url
-
+    def _settings(self) -> dict[str, str]:
+        """Return what holds in every transaction of ours, by Postgres' names."""
         # A process that is stopped inside a transaction must not hold its locks for ever.
         idle_milliseconds = int(self._config.processing_timeout.total_seconds() * 1000)
-        settings = f"-c TimeZone=UTC -c DateStyle=ISO -c idle_in_transaction_session_timeout={idle_milliseconds}"
+        settings = {
+            "TimeZone": "UTC",
+            "DateStyle": "ISO",
+            "idle_in_transaction_session_timeout": str(idle_milliseconds),
+        }
         if not self._config.enable_metrics:
-            settings += " -c squorflow.metrics=off"
+            settings["squorflow.metrics"] = "off"
         if self._patience is not None:
             milliseconds = int(self._patience.total_seconds() * 1000)
-            settings += f" -c statement_timeout={milliseconds} -c lock_timeout={milliseconds // 3}"
-            settings += " -c plan_cache_mode=force_custom_plan"
-        url = make_url(self.url)
-        # Whoever named the database may have set more, a search_path for one. What comes last holds.
-        theirs = url.query.get("options") or os.environ.get("PGOPTIONS", "")
-        given = theirs if isinstance(theirs, str) else " ".join(theirs)
+            settings |= {"statement_timeout": str(milliseconds), "lock_timeout": str(milliseconds // 3)}
+            settings["plan_cache_mode"] = "force_custom_plan"
+        return settings
+
+    def _create_engine(self, address: URL | str, **options: Any) -> Engine:
+        from sqlalchemy import create_engine, event, make_url
+
+        url = make_url(address)
+        arguments: dict[str, Any] = {"application_name": url.query.get("application_name", "squorflow")}
+        if _is_pooled(url):
+            # What is prepared, or set for a session, would be in somebody else's session the next time.
+            arguments["prepare_threshold"] = None
+        else:
+            # Whoever named the database may have set more, a search_path for one. What comes last holds.
+            theirs = url.query.get("options") or os.environ.get("PGOPTIONS", "")
+            given = theirs if isinstance(theirs, str) else " ".join(theirs)
+            ours = " ".join(f"-c {name}={value}" for name, value in self._settings().items())
+            arguments["options"] = f"{given} {ours}".lstrip()
         engine = create_engine(
-            url,
-            connect_args={
-                "options": f"{given} {settings}".lstrip(),
-                "application_name": url.query.get("application_name", "squorflow"),
-            },
+            url.difference_update_query([_POOLED]),
+            connect_args=arguments,
             use_native_hstore=False,
             pool_size=self._config.num_workers + 1,
             max_overflow=16,
             **options,
         )
         event.listen(engine, "handle_error", _translate_refusal, retval=True)
+        if _is_pooled(url):
+            event.listen(engine, "begin", self._settle)
         return engine
+
+    def _settle(self, connection: Connection) -> None:
+        connection.execute(load("database")["settle"], {"settings": json.dumps(self._settings())})
 
     @property
     def engine(self) -> Engine:
         """The engine for work."""
         with self._making:
             if self._engine is None:
-                self._engine = self._create_engine(pool_pre_ping=self._patience is not None)
+                self._engine = self._create_engine(self.url, pool_pre_ping=self._patience is not None)
             return self._engine
 
     @contextmanager
@@ -164,12 +187,29 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Connection]:
-        """Open an autocommitting connection of its own, for what lives in the session (advisory locks, heartbeats)."""
+        """Open an autocommitting connection of its own, for what lives in the session (advisory locks, heartbeats).
+
+        Where a transaction pooler stands between it goes past that: there, sessions are shared, and so would locks be.
+        Raises `ConfigurationError` where nothing says how.
+        """
         with self._making:
             if self._sessions is None:
-                self._sessions = self._create_engine(isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+                self._sessions = self._create_engine(
+                    self._address_of_sessions(), isolation_level="AUTOCOMMIT", pool_pre_ping=True
+                )
         with self._sessions.connect() as connection:
             yield connection
+
+    def _address_of_sessions(self) -> URL | str:
+        if not _is_pooled(self.url):
+            return self.url
+        address = find_url(self._config, direct=True)
+        if _is_pooled(address):
+            raise ConfigurationError(
+                f"the Airflow connection {CONNECTION_ID!r} goes through a transaction pooler, so "
+                f"{CONNECTION_ID}_direct has to name the way past it: locks need sessions of their own"
+            )
+        return address
 
     def close(self) -> None:
         """Close all idle connections."""
@@ -229,7 +269,7 @@ def render_url(url: URL | str, *, with_secrets: bool) -> str:
     """Write a database's address as psql takes it; secrets, in its parameters too, are stars unless asked for."""
     from sqlalchemy import make_url
 
-    address = make_url(url).set(drivername="postgresql")
+    address = make_url(url).set(drivername="postgresql").difference_update_query([_POOLED])
     if with_secrets:
         return address.render_as_string(hide_password=False)
     secret = [key for key in address.query if "password" in key or "secret" in key]
@@ -237,8 +277,16 @@ def render_url(url: URL | str, *, with_secrets: bool) -> str:
     return starred.replace(quote_plus(_STARS), _STARS)
 
 
+def _is_pooled(url: URL | str) -> bool:
+    from sqlalchemy import make_url
+
+    return _POOLED in make_url(url).query
+
+
 def _url_of(connection: Any) -> URL:
     """Build the URL of an Airflow connection; extras that libpq knows (sslmode, host, …) become its parameters.
+
+    So does our own, `pooled`.
 
     Raises `ConfigurationError` for a connection to something that is not Postgres.
     """
@@ -252,6 +300,8 @@ def _url_of(connection: Any) -> URL:
             "squorflow works on Postgres only, so its type must be 'postgres'"
         )
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    extras = connection.extra_dejson
+    pooled = {_POOLED: "true"} if str(extras.get(_POOLED, "")).lower() in {"true", "1", "yes"} else {}
     return URL.create(
         "postgresql+psycopg",
         username=connection.login or None,
@@ -259,7 +309,7 @@ def _url_of(connection: Any) -> URL:
         host=connection.host or None,
         port=connection.port or None,
         database=connection.schema or None,
-        query={key: str(value) for key, value in connection.extra_dejson.items() if key in known},
+        query={key: str(value) for key, value in extras.items() if key in known} | pooled,
     )
 
 
