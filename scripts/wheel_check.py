@@ -26,7 +26,7 @@ def run(*command: str | Path, folder: Path, environment: dict[str, str] | None =
 
 def index_settings() -> dict[str, str]:
     """Return pip's index for uv, which reads no pip configuration, as `scripts/bootstrap` does."""
-    asked = subprocess.run(  # noqa: S603 - pip
+    asked = subprocess.run(
         [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False
     )
     index = os.environ.get("PIP_INDEX_URL") or asked.stdout.strip()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from squorflow.monitoring.alerts import Alert
 from squorflow.monitoring.prometheus import METRICS
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "monitoring"
@@ -55,3 +56,10 @@ def test_panels_do_not_lie_upon_each_other() -> None:
     panels = json.loads((FOLDER / "grafana.json").read_text(encoding="utf-8"))["panels"]
     places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in panels]
     assert len(set(places)) == len({one["id"] for one in panels}) == len(panels)
+
+
+def test_the_runbook_says_of_every_alert_and_rule_what_to_do() -> None:
+    runbook = (FOLDER.parent / "operations.md").read_text(encoding="utf-8")
+    rows = [line for line in runbook.splitlines() if line.startswith("|")]
+    names = {*(alert.value for alert in Alert), "breaker_open", "system_fault", *_rules()}
+    assert {name for name in names if not any(f"`{name}`" in row for row in rows)} == set()
