@@ -46,10 +46,10 @@ def test_threads_that_begin_at_once_share_one_pool(database_url: URL, monkeypatc
     database, together, made = Database(database_url, config=WorkflowConfig()), threading.Barrier(2), list[Engine]()
     make = database._create_engine
 
-    def make_slowly(**options: Any) -> Engine:
+    def make_slowly(address: URL | str, **options: Any) -> Engine:
         # Whoever else is let in here meanwhile makes one too.
         time.sleep(0.05)
-        made.append(make(**options))
+        made.append(make(address, **options))
         return made[-1]
 
     monkeypatch.setattr(database, "_create_engine", make_slowly)
