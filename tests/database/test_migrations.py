@@ -361,7 +361,7 @@ def _server_programs(version: int) -> Path | None:
     return debian if (debian / "initdb").exists() else None
 
 
-@pytest.fixture(scope="module", params=[15, 16])
+@pytest.fixture(scope="module", params=[14, 15, 16, 17])
 def older(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> Iterator[Database]:
     """A database on an older server, which runs for this module."""
     programs = _server_programs(request.param)
