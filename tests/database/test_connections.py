@@ -89,6 +89,17 @@ def test_what_times_are_read_by_is_ours(database_url: URL) -> None:
     assert _shown(address, "TimeZone", "DateStyle") == ["UTC", "ISO, DMY"]
 
 
+def test_no_plan_is_compiled_for_us_or_where_a_function_makes_one_look_dear(database: Database) -> None:
+    assert value(database, "SELECT current_setting('jit')") == "off"
+    functions = rows(
+        database,
+        "SELECT proname, 'jit=off' = ANY (proconfig) AS uncompiled FROM pg_proc"
+        " WHERE array_to_string(proconfig, ' ') LIKE '%enable\\_%'",
+    )
+    assert {row.proname for row in functions} >= {"queue_record_update"}
+    assert [row.proname for row in functions if not row.uncompiled] == []
+
+
 def test_the_address_may_name_the_application(database_url: URL) -> None:
     named = database_url.update_query_dict({"application_name": "crawl-eu"})
     assert [*_shown(database_url, "application_name"), *_shown(named, "application_name")] == ["squorflow", "crawl-eu"]

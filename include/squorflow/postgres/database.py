@@ -132,6 +132,8 @@ class Database:
             "TimeZone": "UTC",
             "DateStyle": "ISO",
             "idle_in_transaction_session_timeout": str(idle_milliseconds),
+            # No query here runs long enough to earn its compilation back.
+            "jit": "off",
         }
         if not self._config.enable_metrics:
             settings["squorflow.metrics"] = "off"
