@@ -35,10 +35,10 @@ chaos: .venv/.installed ## hundreds of products through Airflow while everything
 	STORM_SIZE=large $(BIN)/pytest tests/chaos/test_storm.py -s
 
 legacy: .venv/.installed ## 100,000 rows of the old system's queue imported, killed half way and gone on with
-	SQUORFLOW_TEST_LEGACY_ROWS=100000 $(BIN)/python -m pytest -q tests/database/test_legacy.py
+	SQUORFLOW_TEST_RESULTS=yes SQUORFLOW_TEST_LEGACY_ROWS=100000 $(BIN)/python -m pytest -q -s tests/database/test_legacy.py
 
 cluster: .venv/.installed ## 200 products through CeleryExecutor with Redis, one of two workers killed; prints the figures
-	SQUORFLOW_TEST_CLUSTER_PRODUCTS=$(or $(PRODUCTS),200) $(BIN)/python -m pytest -q -s tests/dags/cluster_run.py
+	SQUORFLOW_TEST_RESULTS=yes SQUORFLOW_TEST_CLUSTER_PRODUCTS=$(or $(PRODUCTS),200) $(BIN)/python -m pytest -q -s tests/dags/cluster_run.py
 
 equal: .venv/.installed ## 200 real products through the DAG and the orchestrator, which have to leave the same behind
 	SQUORFLOW_TEST_PRODUCTS=200 $(BIN)/python -m pytest -q tests/dags/test_dag_and_orchestrator.py
