@@ -5,8 +5,7 @@
     problems.py      every refusal as problem+json
     limits.py        how much a request may weigh
     address.py       the one address a mount does not answer by itself
-    schemas.py       the shapes on the wire
-    answers.py       what the OpenAPI document says of refusals
+    schemas.py       the shapes on the wire; examples.py has one of each, answers.py those of refusals
     repeatable.py    requests with an Idempotency-Key
     feed.py          what happens, read once for all who watch
     workflows.py creation.py products.py figures.py bulk.py stream.py   one router per noun

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from squorflow.api.problems import MEDIA_TYPE
+from squorflow.api.problems import MEDIA_TYPE, Problem
 
 
 class ProblemAnswer(BaseModel):
     """Why a request was not carried out (RFC 9457)."""
 
-    type: str = Field(examples=["urn:squorflow:problem/invalid-transition"])
+    type: str
     title: str
     status: int
     detail: str
@@ -35,23 +35,38 @@ class InvalidAnswer(ProblemAnswer):
 Responses = dict[int | str, dict[str, Any]]
 
 
-def _problem(description: str, model: type[ProblemAnswer] = ProblemAnswer) -> dict[str, Any]:
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": model.model_json_schema()}}}
+def _problem(
+    status: HTTPStatus, description: str, *, model: type[ProblemAnswer] = ProblemAnswer, **facts: Any
+) -> Responses:
+    example = Problem(status, status.phrase.lower().replace(" ", "-"), detail=description, **facts).content()
+    shown = {"schema": model.model_json_schema(), "example": example}
+    return {status: {"description": description, "content": {MEDIA_TYPE: shown}}}
 
 
 REFUSALS: Responses = {
-    HTTPStatus.UNAUTHORIZED: _problem("Nobody is signed in."),
-    HTTPStatus.FORBIDDEN: _problem("This user may not, or a write by cookie came from elsewhere."),
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: _problem("The request's body is too large."),
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: _problem("A write by cookie that is not JSON."),
-    HTTPStatus.UNPROCESSABLE_ENTITY: _problem("A parameter or the body cannot be used.", InvalidAnswer),
-    HTTPStatus.SERVICE_UNAVAILABLE: _problem("The database is away or too slow; try again later."),
+    **_problem(HTTPStatus.UNAUTHORIZED, "Nobody is signed in."),
+    **_problem(HTTPStatus.FORBIDDEN, "This user may not, or a write by cookie came from elsewhere."),
+    **_problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request's body is too large."),
+    **_problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "A write by cookie that is not JSON."),
+    **_problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "A parameter or the body cannot be used.",
+        model=InvalidAnswer,
+        errors=[{"where": "query.limit", "message": "Input should be less than or equal to 200"}],
+    ),
+    **_problem(HTTPStatus.SERVICE_UNAVAILABLE, "The database is away or too slow; try again later."),
 }
-UNREADABLE: Responses = {HTTPStatus.BAD_REQUEST: _problem("The body is not JSON that can be read.")}
-TOO_MANY: Responses = {HTTPStatus.TOO_MANY_REQUESTS: _problem("Too many streams are open.")}
-NOT_FOUND: Responses = {HTTPStatus.NOT_FOUND: _problem("There is no such workflow.")}
-NO_OPERATION: Responses = {HTTPStatus.NOT_FOUND: _problem("There is no such operation.")}
+UNREADABLE: Responses = _problem(HTTPStatus.BAD_REQUEST, "The body is not JSON that can be read.")
+TOO_MANY: Responses = _problem(HTTPStatus.TOO_MANY_REQUESTS, "Too many streams are open.")
+NOT_FOUND: Responses = _problem(HTTPStatus.NOT_FOUND, "There is no such workflow.")
+NO_OPERATION: Responses = _problem(HTTPStatus.NOT_FOUND, "There is no such operation.")
 CONFLICT: Responses = {
     **NOT_FOUND,
-    HTTPStatus.CONFLICT: _problem("The workflow's state does not allow it.", ConflictAnswer),
+    **_problem(
+        HTTPStatus.CONFLICT,
+        "The workflow's state does not allow it.",
+        model=ConflictAnswer,
+        current_state="completed",
+        allowed_transitions=[],
+    ),
 }

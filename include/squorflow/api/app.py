@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from squorflow.api import bulk, creation, figures, problems, products, stream, workflows
+from squorflow.api.examples import EXAMPLES
 from squorflow.api.limits import BodyLimit
 
 DESCRIPTION = """
@@ -34,4 +35,12 @@ def create_app() -> FastAPI:
     # Those with paths of their own come before those with an id in them.
     for noun in (figures, stream, products, bulk, creation, workflows):
         app.include_router(noun.router)
+    _show_examples(app)
     return app
+
+
+def _show_examples(app: FastAPI) -> None:
+    """Put an example of every shape into the document, which the app keeps once it is made."""
+    document = app.openapi()
+    for name, example in EXAMPLES.items():
+        document["components"]["schemas"][name]["examples"] = [example]

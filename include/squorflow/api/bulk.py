@@ -86,14 +86,21 @@ def list_operations(
 
 
 @router.get("/{operation_id}", summary="Get how far a bulk operation is", responses=NO_OPERATION)
-def get_operation(operation_id: UUID, connection: Transaction, *, _caller: Reader) -> schemas.BulkOperation:
+def get_operation(
+    operation_id: schemas.OperationId, connection: Transaction, *, _caller: Reader
+) -> schemas.BulkOperation:
     """Return an operation and its counts."""
     return _operation(bulk.get(connection, operation_id))
 
 
 @router.get("/{operation_id}/failures", summary="List what a bulk operation could not do", responses=NO_OPERATION)
 def list_failures(
-    operation_id: UUID, connection: Transaction, *, _caller: Reader, limit: _Limit = 100, cursor: _Cursor = None
+    operation_id: schemas.OperationId,
+    connection: Transaction,
+    *,
+    _caller: Reader,
+    limit: _Limit = 100,
+    cursor: _Cursor = None,
 ) -> schemas.RefusedPage:
     """Return a page of the workflows it could not be done to, and why."""
     bulk.get(connection, operation_id)
@@ -105,7 +112,7 @@ def list_failures(
 
 
 @router.post("/{operation_id}/stop", summary="Stop a bulk operation", responses=NO_OPERATION)
-def stop(operation_id: UUID, connection: Transaction, *, caller: Writer) -> schemas.BulkOperation:
+def stop(operation_id: schemas.OperationId, connection: Transaction, *, caller: Writer) -> schemas.BulkOperation:
     """Do no more of it; what was done stays done, and one that has ended stays as it is."""
     caller.record("bulk_stop", operation_id=operation_id)
     return _operation(bulk.stop(connection, operation_id))

@@ -46,16 +46,19 @@ class Problem(HTTPException):
         self.kind = kind
         self.facts = facts
 
-    def render(self) -> JSONResponse:
-        """Return the answer."""
-        content = {
+    def content(self) -> dict[str, Any]:
+        """Return what the answer says."""
+        return {
             "type": f"urn:squorflow:problem/{self.kind}",
             "title": self.status.phrase,
             "status": self.status.value,
             "detail": self.detail,
             **self.facts,
         }
-        return JSONResponse(content, status_code=self.status, media_type=MEDIA_TYPE, headers=self.headers)
+
+    def render(self) -> JSONResponse:
+        """Return the answer."""
+        return JSONResponse(self.content(), status_code=self.status, media_type=MEDIA_TYPE, headers=self.headers)
 
 
 def not_allowed_now(detail: str, *, current_state: WorkflowState) -> Problem:

@@ -25,7 +25,9 @@ def search_products(
     connection: Transaction,
     *,
     _caller: Reader,
-    q: Annotated[str, Query(min_length=1, max_length=200, description="words, each as the beginning of one")],
+    q: Annotated[
+        str, Query(min_length=1, max_length=200, description="words, each as the beginning of one", examples=["oat"])
+    ],
     grade: Annotated[list[_Grade] | None, Query(max_length=5)] = None,
     brand: _Name = None,
     category: _Name = None,

@@ -10,8 +10,10 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from squorflow.api import examples
 from squorflow.errors import ErrorCategory
 from squorflow.monitoring.metrics import TimeRange
 from squorflow.states import Stage, WorkflowState
@@ -28,14 +30,8 @@ Text = Annotated[
     BeforeValidator(lambda value: clean(value) if isinstance(value, str) else value),
 ]
 
-EXAMPLE_ID = "0193a8c4-7a10-7cc3-9d1e-6f2b8a4c5e01"
-EXAMPLE_ITEM = {
-    "url": "https://shop.example/p/english-muffins",
-    "name": "English Muffins",
-    "brand": "Bonbon S.A.",
-    "images": ["https://shop.example/i/english-muffins.jpg"],
-    "extracted_data": {"pack_size": "250 g", "ingredients_text": "Wheat flour, water, yeast, salt."},
-}
+WorkflowId = Annotated[UUID, Path(examples=[examples.WORKFLOW_ID])]
+OperationId = Annotated[UUID, Path(examples=[examples.OPERATION_ID])]
 
 
 class ItemOutcome(StrEnum):
@@ -61,14 +57,14 @@ class Asked(BaseModel):
 class Status(Wire):
     """Where one workflow stands; `lock_duration` is the seconds since its owner took the present stage."""
 
-    workflow_id: UUID = Field(examples=[EXAMPLE_ID])
+    workflow_id: UUID
     current_state: WorkflowState
     current_stage: Stage
     retry_count: int
     max_retries: int
     priority: int
     product_id: UUID | None
-    product_name: str | None = Field(examples=["English Muffins"])
+    product_name: str | None
     locked_by: str | None
     lock_duration: float | None
     queued_at: datetime | None
@@ -99,7 +95,7 @@ class Step(Wire):
     stage: Stage | None
     reason: str
     metadata: dict[str, Any]
-    actor: str = Field(examples=["api:admin"])
+    actor: str
     created_at: datetime
     duration_in_state: float | None
 
@@ -129,7 +125,7 @@ class LiveStep(Wire):
 class Why(Asked):
     """Why something is done; it goes into the audit trail."""
 
-    reason: Text = Field(examples=["Suspicious content detected"])
+    reason: Text
 
 
 class Durations(Wire):
@@ -155,7 +151,7 @@ class Metrics(Wire):
     time_range: TimeRange
     state_durations: dict[str, Durations]
     stage_durations: dict[str, Durations]
-    error_breakdown: dict[str, int] = Field(examples=[{"RateLimitError": 5, "NetworkError": 2}])
+    error_breakdown: dict[str, int]
     retry_counts: dict[str, int] = Field(description="the 100 workflows that were retried most often")
     throughput_per_hour: float
     ai: AiUsage
@@ -238,7 +234,7 @@ class SearchPage(Wire):
 class NewWorkflows(Asked):
     """Products as a crawler sends them, each with at least `url` and `name`."""
 
-    items: list[dict[str, Any]] = Field(min_length=1, max_length=500, examples=[[EXAMPLE_ITEM]])
+    items: list[dict[str, Any]] = Field(min_length=1, max_length=500)
     priority: int = Field(5, ge=1, le=10, description="10 is taken first")
     force: bool = Field(default=False, description="make workflows also for products that have one already")
 
@@ -275,8 +271,8 @@ class BulkFilter(Asked):
 class NewBulkOperation(Asked):
     """One thing to do to all workflows that match now."""
 
-    filter: BulkFilter = Field(examples=[{"state": ["failed"], "error_category": "transient"}])
-    reason: Text = Field(examples=["the shop is back"])
+    filter: BulkFilter
+    reason: Text
     dry_run: bool = Field(default=False, description="only count what it would be done to")
 
 
@@ -291,7 +287,7 @@ class BulkCount(Wire):
 class BulkOperation(Wire):
     """An operation and how far it is; `total` is `succeeded`, `refused` and `pending` together."""
 
-    operation_id: UUID = Field(examples=[EXAMPLE_ID])
+    operation_id: UUID
     action: PersonAction
     filter: BulkFilter
     reason: str

@@ -10,8 +10,8 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from squorflow.api import schemas
-from squorflow.api.answers import REFUSALS, TOO_MANY
+from squorflow.api import examples, schemas
+from squorflow.api.answers import REFUSALS, TOO_MANY, Responses
 from squorflow.api.dependencies import Reader, find_database
 from squorflow.api.feed import Feed, Told, Watch, server_ends
 
@@ -21,6 +21,8 @@ LONGEST_STREAM_SECONDS = 600
 """Then the browser comes again, and is asked again who it is."""
 
 RECONNECT_MILLISECONDS = 2000
+
+_ANSWERS: Responses = {**TOO_MANY, 200: {"content": {"text/event-stream": {"example": examples.STREAM}}}}
 
 _feed = Feed(find_database)
 
@@ -35,7 +37,7 @@ async def _watch(
         yield watch
 
 
-@router.get("/stream", summary="Watch transitions", responses=TOO_MANY, response_class=EventSourceResponse)
+@router.get("/stream", summary="Watch transitions", responses=_ANSWERS, response_class=EventSourceResponse)
 async def stream(request: Request, *, watch: Annotated[Watch, Depends(_watch)]) -> AsyncIterator[ServerSentEvent]:
     """Send an event `transition` for every step of every workflow, within two seconds, until the reader goes.
 

@@ -52,13 +52,13 @@ def list_workflows(
 
 
 @router.get("/{workflow_id}/status", summary="Get a workflow's status", responses=NOT_FOUND)
-def get_status(workflow_id: UUID, connection: Transaction, *, _caller: Reader) -> schemas.Status:
+def get_status(workflow_id: schemas.WorkflowId, connection: Transaction, *, _caller: Reader) -> schemas.Status:
     """Return where a workflow stands and where it may go."""
     return _status(listing.get_status(connection, workflow_id))
 
 
 @router.get("/{workflow_id}/history", summary="Get a workflow's audit trail", responses=NOT_FOUND)
-def get_history(workflow_id: UUID, connection: Transaction, *, _caller: Reader) -> schemas.History:
+def get_history(workflow_id: schemas.WorkflowId, connection: Transaction, *, _caller: Reader) -> schemas.History:
     """Return every transition of a workflow, oldest first."""
     listing.get_status(connection, workflow_id)
     steps = audit.list_history(connection, workflow_id)
@@ -67,7 +67,11 @@ def get_history(workflow_id: UUID, connection: Transaction, *, _caller: Reader) 
 
 @router.post("/{workflow_id}/retry", summary="Retry a workflow now", responses={**CONFLICT, **UNREADABLE})
 def retry(
-    workflow_id: UUID, connection: Transaction, *, caller: Writer, why: Annotated[schemas.Why | None, Body()] = None
+    workflow_id: schemas.WorkflowId,
+    connection: Transaction,
+    *,
+    caller: Writer,
+    why: Annotated[schemas.Why | None, Body()] = None,
 ) -> schemas.Status:
     """Queue what is failed, suspended or retrying, now and with all its tries; done stages are not run again."""
     reason = why.reason if why else "retried by a person"
@@ -76,7 +80,11 @@ def retry(
 
 @router.post("/{workflow_id}/cancel", summary="Cancel a workflow", responses={**CONFLICT, **UNREADABLE})
 def cancel(
-    workflow_id: UUID, connection: Transaction, *, caller: Writer, why: Annotated[schemas.Why | None, Body()] = None
+    workflow_id: schemas.WorkflowId,
+    connection: Transaction,
+    *,
+    caller: Writer,
+    why: Annotated[schemas.Why | None, Body()] = None,
 ) -> schemas.Status:
     """End a workflow for good; a running stage stops and writes nothing."""
     reason = why.reason if why else "cancelled by a person"
@@ -84,7 +92,9 @@ def cancel(
 
 
 @router.post("/{workflow_id}/suspend", summary="Suspend a workflow", responses={**CONFLICT, **UNREADABLE})
-def suspend(workflow_id: UUID, connection: Transaction, *, caller: Writer, why: schemas.Why) -> schemas.Status:
+def suspend(
+    workflow_id: schemas.WorkflowId, connection: Transaction, *, caller: Writer, why: schemas.Why
+) -> schemas.Status:
     """Hold a workflow until it is retried or cancelled; a running stage stops and writes nothing."""
     return _act(connection, PersonAction.SUSPEND, workflow_id=workflow_id, caller=caller, reason=why.reason)
 
