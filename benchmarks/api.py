@@ -1,4 +1,4 @@
-"""How fast the workflow API answers over a large queue, beside Airflow's own `GET /api/v2/dags` on the same server.
+"""How fast the API and the dashboard answer over a large queue, beside Airflow's `GET /api/v2/dags` on the same server.
 
 The rows are made by legal steps, in batches, with their payloads, so that trails, counters and indexes are as they
 would be. Requests go one after the other, all kinds in turns, so that a machine that got slower shows in all of them.
@@ -29,6 +29,7 @@ from squorflow.postgres.database import Database
 
 BATCH = 20_000
 API = "/api/v1/workflow"
+PAGES = "/squorflow"
 BASE = "Airflow: GET /api/v2/dags"
 MAKE = """
 WITH made AS (
@@ -82,6 +83,13 @@ def measure(client: httpx.Client, *, workflow_id: str, cursor: str, rounds: int)
         "dashboard": f"{API}/dashboard",
         "metrics, 24h": f"{API}/metrics",
         "prometheus": f"{API}/prometheus",
+        "page: overview": f"{PAGES}/overview",
+        "page: list": f"{PAGES}/workflows",
+        "page: list, deep": f"{PAGES}/workflows?cursor={cursor}",
+        "page: list, failed": f"{PAGES}/workflows?state=failed",
+        "page: list, words": f"{PAGES}/workflows?text=product%204711",
+        "page: by failure": f"{PAGES}/workflows?group=true",
+        "page: a workflow": f"{PAGES}/workflows/{workflow_id}",
     }
     taken: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(rounds + 1):

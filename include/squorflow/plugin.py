@@ -12,6 +12,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from squorflow.airflow import listener, preload
+from squorflow.dashboard import address
 
 
 class SquorflowPlugin(AirflowPlugin):
@@ -22,22 +23,27 @@ class SquorflowPlugin(AirflowPlugin):
 
     # Without a leading slash: Airflow's page says what its addresses are relative to, also behind a proxy's path.
     external_views: list[Any] = [  # noqa: RUF012 - the same
+        *address.VIEWS,
         {
             "name": "Workflow API",
             "href": "api/v1/workflow/docs",
             "destination": "nav",
             "category": "docs",
             "url_route": "workflow-api",
-        }
+        },
     ]
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # Airflow only reads it
-        """The workflow API; asked for by the api-server only."""
+        """The workflow API and the dashboard; asked for by the api-server only."""
         from squorflow.api.address import PREFIX
         from squorflow.api.app import create_app
+        from squorflow.dashboard.app import create_app as create_dashboard
 
-        return [{"app": create_app(), "url_prefix": PREFIX, "name": "squorflow workflow API"}]
+        return [
+            {"app": create_app(), "url_prefix": PREFIX, "name": "squorflow workflow API"},
+            {"app": create_dashboard(), "url_prefix": address.PREFIX, "name": "squorflow dashboard"},
+        ]
 
     @cached_property
     def fastapi_root_middlewares(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -129,6 +129,19 @@ def count_facets(connection: Connection, words: str) -> dict[str, dict[str, int]
     return facets
 
 
+def mark(text: str, words: str) -> tuple[Snippet, ...]:
+    """Mark what a search for `words` hits in a short text such as a name; all of the text is kept."""
+    terms = _terms(words)
+    pieces: list[Snippet] = []
+    position = 0
+    for match in _WORD.finditer(text):
+        if _is_hit(match.group(), terms):
+            pieces += [Snippet(text=text[position : match.start()], hit=False), Snippet(text=match.group(), hit=True)]
+            position = match.end()
+    pieces.append(Snippet(text=text[position:], hit=False))
+    return tuple(piece for piece in pieces if piece.text)
+
+
 def highlight(body: str, terms: Sequence[str]) -> tuple[Snippet, ...]:
     """Cut the piece of `body` around its first hit and mark every hit in it; accents and case do not matter."""
     words = [(match.start(), match.end(), _is_hit(match.group(), terms)) for match in _WORD.finditer(body)]

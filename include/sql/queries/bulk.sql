@@ -6,6 +6,7 @@ WHERE q.workflow_state = ANY(CAST(:states AS text []))
     AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
     AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
     AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
+    AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
     AND (
         CAST(:words AS text) IS NULL
         OR q.queue_id IN (
@@ -28,6 +29,7 @@ item AS (
         AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
         AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
         AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
+        AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
         AND (
             CAST(:words AS text) IS NULL
             OR q.queue_id IN (

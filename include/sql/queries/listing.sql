@@ -24,6 +24,7 @@ CROSS JOIN LATERAL (
         AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
         AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
         AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
+        AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
         AND (
             CAST(:words AS text) IS NULL
             OR q.queue_id IN (
@@ -45,6 +46,7 @@ SELECT count(*) FROM (
         AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
         AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
         AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
+        AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
         AND (
             CAST(:words AS text) IS NULL
             OR q.queue_id IN (
@@ -53,6 +55,34 @@ SELECT count(*) FROM (
         )
     LIMIT :most
 ) AS counted;
+
+-- name: list_failure_groups
+-- Group what failed, waits or is retried by its error, as far as the newest go; the most frequent errors first.
+SELECT
+    g.error_category, g.last_error, count(*) AS workflows, max(g.state_since) AS latest,
+    array_agg(DISTINCT g.workflow_state ORDER BY g.workflow_state) AS states
+FROM (
+    SELECT q.error_category, q.last_error, q.workflow_state, q.state_since
+    FROM processing_queue AS q
+    WHERE q.workflow_state = ANY(CAST(:states AS text []))
+        AND q.workflow_state = ANY(CAST(:troubled AS text []))
+        AND q.last_error IS NOT NULL
+        AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
+        AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
+        AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
+        AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
+        AND (
+            CAST(:words AS text) IS NULL
+            OR q.queue_id IN (
+                SELECT p.workflow_id FROM workflow_payload AS p WHERE workflow_words(p.crawler_data) @@ to_tsquery('simple', :words)
+            )
+        )
+    ORDER BY q.queue_id DESC
+    LIMIT :most
+) AS g
+GROUP BY g.error_category, g.last_error
+ORDER BY workflows DESC, g.last_error
+LIMIT :most_groups;
 
 -- name: count_states
 -- Count workflows by state, for a person at a terminal.

@@ -51,6 +51,7 @@ def create_operation(
         stage=new.filter.stage,
         brand=new.filter.brand,
         error_category=new.filter.error_category,
+        last_error=new.filter.last_error,
         search=new.filter.text,
     )
     if new.dry_run:
@@ -128,6 +129,7 @@ def _operation(found: bulk.BulkOperation) -> schemas.BulkOperation:
             stage=wanted.stage,
             brand=wanted.brand,
             error_category=wanted.error_category,
+            last_error=wanted.last_error,
             text=wanted.search,
         ),
         reason=found.reason,

@@ -26,7 +26,7 @@ from airflow.exceptions import DagNotFound, DagRunAlreadyExists
 from airflow.models.log import Log
 from airflow.utils.session import create_session
 from airflow.utils.types import DagRunTriggeredByType
-from fastapi import Depends, Request
+from fastapi import Depends, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials
 from sqlalchemy import Connection
@@ -74,10 +74,27 @@ class Caller:
 _BearerToken = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisitingUser(Caller):
+    """A user who looks at a page; `may_write` says what to offer, each action asks for it again."""
+
+    may_write: bool
+
+
 def _find_reader(
     user: GetUserDep, _allowed: Annotated[None, Depends(requires_access_dag("GET", DagAccessEntity.RUN, DAG_ID))]
 ) -> Caller:
     return Caller(name=user.get_name())
+
+
+def _find_visitor(
+    request: Request, user: GetUserDep, *, caller: Annotated[Caller, Depends(_find_reader)]
+) -> VisitingUser:
+    try:
+        requires_access_dag("POST", DagAccessEntity.RUN, DAG_ID)(request, user)
+    except HTTPException:
+        return VisitingUser(name=caller.name, may_write=False)
+    return VisitingUser(name=caller.name, may_write=True)
 
 
 def _find_writer(
@@ -174,6 +191,7 @@ def _begin(database: Annotated[Database, Depends(find_database)]) -> Iterator[Co
 Reader = Annotated[Caller, Depends(_find_reader)]
 Scraper = Annotated[Caller, Depends(_find_scraper)]
 """Whoever may read, or Prometheus with its own token."""
+Visitor = Annotated[VisitingUser, Depends(_find_visitor)]
 Writer = Annotated[Caller, Depends(_find_writer)]
 DatabaseOf = Annotated[Database, Depends(find_database)]
 Transaction = Annotated[Connection, Depends(_begin, scope="function")]

@@ -7,13 +7,13 @@ database, a statement, a path or a trace: those go to the log.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
@@ -142,28 +142,32 @@ def _of_set_up(error: ConfigurationError) -> Problem:
     return unavailable("The workflow database is not set up, or does not run; the server's log says why.")
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Have the app answer every exception as a problem."""
+def _as_json(_request: Request, problem: Problem) -> Response:
+    return problem.render()
+
+
+def add_handlers(app: FastAPI, *, show: Callable[[Request, Problem], Response] = _as_json) -> None:
+    """Have the app answer every exception as a problem, shown as JSON unless `show` makes something else of it."""
 
     @app.exception_handler(Problem)
-    def told(_request: Request, error: Problem) -> JSONResponse:
-        return error.render()
+    def told(request: Request, error: Problem) -> Response:
+        return show(request, error)
 
     @app.exception_handler(HTTPException)
-    def refused(_request: Request, error: HTTPException) -> JSONResponse:
-        return _of_http(error).render()
+    def refused(request: Request, error: HTTPException) -> Response:
+        return show(request, _of_http(error))
 
     @app.exception_handler(RequestValidationError)
-    def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return _of_input(error).render()
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        return show(request, _of_input(error))
 
     @app.exception_handler(SQLAlchemyError)
-    def database(_request: Request, error: SQLAlchemyError) -> JSONResponse:
-        return _of_database(error).render()
+    def database(request: Request, error: SQLAlchemyError) -> Response:
+        return show(request, _of_database(error))
 
     @app.exception_handler(StateError)
-    def state(_request: Request, error: StateError) -> JSONResponse:
-        return _of_state(error).render()
+    def state(request: Request, error: StateError) -> Response:
+        return show(request, _of_state(error))
 
     @app.exception_handler(OperationNotFound)
     def unknown(_request: Request, error: OperationNotFound) -> JSONResponse:
@@ -174,9 +178,9 @@ def add_handlers(app: FastAPI) -> None:
         return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-filter", detail=f"{error}.").render()
 
     @app.exception_handler(ConfigurationError)
-    def set_up(_request: Request, error: ConfigurationError) -> JSONResponse:
-        return _of_set_up(error).render()
+    def set_up(request: Request, error: ConfigurationError) -> Response:
+        return show(request, _of_set_up(error))
 
     @app.exception_handler(Exception)
-    def unexpected(_request: Request, _error: Exception) -> JSONResponse:
-        return _unexpected().render()
+    def unexpected(request: Request, _error: Exception) -> Response:
+        return show(request, _unexpected())

@@ -265,6 +265,7 @@ class BulkFilter(Asked):
     stage: Stage | None = None
     brand: str | None = Field(None, max_length=200, description="the whole name, in any case")
     error_category: ErrorCategory | None = None
+    last_error: str | None = Field(None, max_length=400, description="exactly this one, as a status has it")
     text: str | None = Field(None, max_length=200, description="beginnings of words in product name or page address")
 
 

@@ -30,6 +30,7 @@ def list_workflows(
     stage: Stage | None = None,
     brand: Annotated[str | None, Query(max_length=200, description="the whole name, in any case")] = None,
     error_category: ErrorCategory | None = None,
+    last_error: Annotated[str | None, Query(max_length=400, description="exactly this one")] = None,
     text: Annotated[
         str | None, Query(max_length=200, description="beginnings of words in product name or page address")
     ] = None,
@@ -38,7 +39,12 @@ def list_workflows(
 ) -> schemas.StatusPage:
     """Return a page of workflows, newest first; give `state` several times to see several."""
     wanted = listing.WorkflowFilter(
-        states=state or (), stage=stage, brand=brand, error_category=error_category, search=text
+        states=state or (),
+        stage=stage,
+        brand=brand,
+        error_category=error_category,
+        last_error=last_error,
+        search=text,
     )
     found = listing.list_workflows(connection, wanted, before=cursor, page_size=limit + 1)
     total = listing.count_workflows(connection, wanted, most=schemas.COUNTED_AT_MOST + 1)

@@ -5,11 +5,12 @@ Owns the judgement and the advice. The figures are those of `metrics`; nothing i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from squorflow.errors import ErrorCategory
-from squorflow.monitoring.metrics import TimeRange, get_metrics
+from squorflow.monitoring.metrics import Durations, Metrics, TimeRange, get_metrics
 from squorflow.postgres.queries import load
 from squorflow.states import Stage
 
@@ -61,9 +62,19 @@ class Finding:
     advice: str
 
 
-def analyze(connection: Connection, *, config: WorkflowConfig, time_range: TimeRange = TimeRange.DAY) -> list[Finding]:
-    """Return what stands out in a window, failures first, the most frequent before the rest; nothing is good news."""
-    return [*_find_failures(connection, time_range), *_find_slow_stages(connection, time_range, config=config)]
+def analyze(
+    connection: Connection,
+    *,
+    config: WorkflowConfig,
+    time_range: TimeRange = TimeRange.DAY,
+    metrics: Metrics | None = None,
+) -> list[Finding]:
+    """Return what stands out in a window, failures first, the most frequent before the rest; nothing is good news.
+
+    `metrics` are those of the window, where the caller has them already.
+    """
+    durations = (metrics or get_metrics(connection, time_range=time_range)).stage_durations
+    return [*_find_failures(connection, time_range), *_find_slow_stages(durations, config=config)]
 
 
 def _find_failures(connection: Connection, time_range: TimeRange) -> list[Finding]:
@@ -86,8 +97,7 @@ def _advice_for(category: str | None) -> str:
     return _BY_CATEGORY[known[0] if known else ErrorCategory.TRANSIENT]
 
 
-def _find_slow_stages(connection: Connection, time_range: TimeRange, *, config: WorkflowConfig) -> list[Finding]:
-    durations = get_metrics(connection, time_range=time_range).stage_durations
+def _find_slow_stages(durations: Mapping[str, Durations], *, config: WorkflowConfig) -> list[Finding]:
     whole = sum(one.avg * one.count for one in durations.values())
     limit = config.processing_timeout.total_seconds()
     findings = []

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[^\W_]+")
 _MOST_WORDS = 20
 _AFTER_ALL = UUID(int=(1 << 128) - 1)
+_TROUBLED = (WorkflowState.FAILED, WorkflowState.SUSPENDED, WorkflowState.RETRYING, WorkflowState.WAITING)
+_MOST_GROUPED = 10_000
+_MOST_GROUPS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +104,15 @@ def get_status(connection: Connection, workflow_id: UUID) -> WorkflowStatus:
 class WorkflowFilter:
     """Which workflows a list is of; what is `None` or empty lets all pass.
 
-    `search` looks for words that begin so in product name and page address, `brand` for the whole name in any case.
+    `search` looks for words that begin so in product name and page address, `brand` for the whole name in any case,
+    `last_error` for exactly this one.
     """
 
     states: Collection[WorkflowState] = ()
     stage: Stage | None = None
     brand: str | None = None
     error_category: ErrorCategory | None = None
+    last_error: str | None = None
     search: str | None = None
 
     def parameters(self) -> dict[str, Any]:
@@ -117,6 +122,7 @@ class WorkflowFilter:
             "stage": self.stage.value if self.stage else None,
             "brand": clean(self.brand) if self.brand else None,
             "error_category": self.error_category.value if self.error_category else None,
+            "last_error": clean(self.last_error) if self.last_error else None,
             "words": _tsquery(self.search) if self.search else None,
         }
 
@@ -166,6 +172,37 @@ def count_workflows(connection: Connection, wanted: WorkflowFilter = ALL_WORKFLO
     """Count workflows, but stop at `most`."""
     parameters = {**wanted.parameters(), "most": most}
     return int(connection.execute(load("listing")["count_workflows"], parameters).scalar_one())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureGroup:
+    """Workflows with the same error, and in which states; `latest` is when the last of them got there."""
+
+    error_category: str | None
+    last_error: str
+    workflows: int
+    latest: datetime
+    states: tuple[WorkflowState, ...]
+
+
+def list_failure_groups(connection: Connection, wanted: WorkflowFilter = ALL_WORKFLOWS) -> list[FailureGroup]:
+    """Return what keeps workflows from being completed, the most frequent error first; of the newest 10,000."""
+    parameters = {
+        **wanted.parameters(),
+        "troubled": [state.value for state in _TROUBLED],
+        "most": _MOST_GROUPED,
+        "most_groups": _MOST_GROUPS,
+    }
+    return [
+        FailureGroup(
+            error_category=row.error_category,
+            last_error=row.last_error,
+            workflows=row.workflows,
+            latest=row.latest,
+            states=tuple(WorkflowState(state) for state in row.states),
+        )
+        for row in connection.execute(load("listing")["list_failure_groups"], parameters)
+    ]
 
 
 def count_states(connection: Connection) -> dict[WorkflowState, int]:
