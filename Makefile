@@ -1,6 +1,6 @@
 # Every target installs what it needs into .venv first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench chaos events legacy cluster equal recovery-table wheel-check docs lock clean
+.PHONY: help demo serve test lint bench chaos events legacy cluster equal recovery-table wheel-check screenshots vendor docs lock clean
 
 BIN := .venv/bin
 
@@ -51,6 +51,12 @@ wheel-check: .venv/.installed ## the wheel in a bare environment elsewhere: migr
 
 docs: .venv/.installed ## write the generated parts of the documentation anew
 	@$(BIN)/python scripts/docs.py
+
+screenshots: .venv/.installed ## take the pictures of the dashboard in docs/images anew; needs Chromium
+	SQUORFLOW_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser/test_screenshots.py
+
+vendor: .venv/.installed ## fetch the browser's libraries anew and check them; needs npm
+	@$(BIN)/python scripts/vendor.py
 
 lock: ## resolve every version anew into requirements.lock
 	@test -x $(BIN)/uv || sh scripts/bootstrap

@@ -254,6 +254,14 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
             {"queue_owned"},
         ),
         ("reaper", "list_owners", {"instance": "airflow"}, {"queue_owned"}),
+        (
+            "series",
+            "count_completions",
+            {"time_range": timedelta(days=1), "slice_seconds": 1800},
+            {"queue_completed", "queue_listing"},  # here none is completed, and both know that at once
+        ),
+        ("dossier", "get_standing", {"workflow_id": UUID(int=1)}, BY_KEY),
+        ("dossier", "find_latest_workflow", {"product_id": UUID(int=1)}, {"queue_product"}),
         ("waking", "look", {"since": None}, {"queue_claimable", "queue_retry_due", "queue_owned"}),
         ("marks", "release_begun", {"owner": RUN, "actor": "a", "reason": "r"}, {"queue_owned", "queue_listing"}),
         (

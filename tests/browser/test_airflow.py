@@ -1,0 +1,73 @@
+"""The pages inside Airflow's own: where it offers them, whose colours they take, and how they lead back."""
+
+from __future__ import annotations
+
+import subprocess
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import FrameLocator, Page, expect
+
+from support.api_server import ApiServer
+from support.browsing import PATIENCE, Opener, Told
+from support.site import RUN_ID, Site
+
+RUN_PAGE = f"/dags/product_workflow/runs/{quote(RUN_ID, safe='')}"
+
+
+def frame(page: Page) -> FrameLocator:
+    return page.frame_locator("iframe")
+
+
+@pytest.fixture(scope="module")
+def run(server: ApiServer) -> str:
+    """A run of product_workflow in Airflow, by the name of the one whose products there are."""
+    subprocess.run(
+        server.airflow.command("dags", "reserialize"),
+        env=server.airflow.environment(),
+        check=True,
+        capture_output=True,
+    )
+    made = server.as_("admin").post(
+        "/api/v2/dags/product_workflow/dagRuns", json={"dag_run_id": RUN_ID, "logical_date": None}
+    )
+    assert made.status_code == 200, made.text
+    return RUN_ID
+
+
+def test_airflows_navigation_leads_to_the_workflows_and_its_address_carries_the_filter(
+    server: ApiServer, site: Site, open_page: Opener
+) -> None:
+    page = open_page("/")
+    page.get_by_role("link", name="Workflows").click()
+    frame(page).get_by_role("link", name="Workflows").click()
+    frame(page).locator(".chip", has_text="failed").click()
+    frame(page).locator(".filters button").click()
+    page.wait_for_url("**/plugin/workflows/squorflow/workflows?state=failed**")
+    again = open_page(page.url.removeprefix(server.airflow.address))
+    expect(frame(again).locator("input[value=failed]")).to_be_checked()
+
+
+def test_the_page_takes_airflows_colours_also_when_they_change(site: Site, open_page: Opener) -> None:
+    page = open_page("/plugin/workflows")
+    expect(frame(page).locator("html:not(.dark)")).to_have_count(1)
+    page.evaluate("localStorage.setItem('theme', 'dark')")
+    expect(frame(page).locator("html.dark")).to_have_count(1)
+
+
+def test_the_run_has_a_tab_with_its_products(run: str, site: Site, open_page: Opener) -> None:
+    page = open_page(RUN_PAGE)
+    page.get_by_role("link", name="Products").click()
+    expect(frame(page).locator("#rows tbody tr")).to_have_count(len(site.scored), timeout=PATIENCE)
+    expect(frame(page).locator(".tabs")).to_have_count(0)
+
+
+def test_a_task_has_a_tab_with_its_workflow_that_leads_to_the_log(
+    run: str, site: Site, open_page: Opener, told: Told
+) -> None:
+    told.expected.append("404")  # Airflow's page of a task that this run, which nobody schedules, does not have
+    page = open_page(f"{RUN_PAGE}/tasks/pull/plugin/workflow")
+    expect(frame(page).locator("#rows tbody tr")).to_have_count(len(site.scored), timeout=PATIENCE)
+    frame(page).locator("#rows .name a").first.click()
+    frame(page).locator(".trail-actor a[data-airflow]").first.click()
+    page.wait_for_url(f"**{RUN_PAGE}/tasks/product.notification/mapped/**try_number=1**")
