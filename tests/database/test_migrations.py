@@ -27,6 +27,7 @@ from squorflow.postgres.embedded import FOLDERS, EmbeddedPostgres, binaries
 from squorflow.recovery.reaper import nothing_known, reap
 from squorflow.states import Stage, WorkflowState
 from squorflow.workflow import audit, leases, listing, queue
+from squorflow.workflow.listing import WorkflowFilter
 from squorflow.workflow.transitions import transition
 from support import workflows
 from support.workflows import get_row, get_trail, is_allowed, reach, rows, value
@@ -88,6 +89,27 @@ def test_an_upgrade_that_breaks_in_the_middle_leaves_nothing_behind(
     with pytest.raises(Exception, match="division by zero"):
         migrations.upgrade(blank)
     assert value(blank, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
+
+
+def test_names_that_were_there_before_are_found_by_what_counts_as_a_word_now(
+    blank: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = migrations.list_migrations()
+    before = [one for one in shipped if one.name < "0026"]
+    monkeypatch.setattr(migrations, "list_migrations", lambda: before)
+    migrations.upgrade(blank)
+    name = '<img src=x onerror="alert(1)">Oat<b>flakes</b>'
+    item = queue.NewItem(
+        url="https://shop.example/1", name=name, brand=None, crawler_data={"name": name}, dedupe_key=None
+    )
+    with blank.begin() as connection:
+        queue.enqueue(connection, [item], actor="test", max_retries=3)
+    monkeypatch.setattr(migrations, "list_migrations", lambda: shipped)
+    migrations.upgrade(blank)
+    with blank.begin() as connection:
+        rows(connection, "SET LOCAL enable_seqscan = off")
+        for words, found in {"onerror": 1, "oat flakes": 1, name: 1, "wheat": 0}.items():
+            assert listing.count_workflows(connection, WorkflowFilter(search=words), most=5) == found, words
 
 
 def test_everything_lives_in_the_schema_the_connection_begins_in(postgres: EmbeddedPostgres, blank: Database) -> None:
