@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from support import site as sites
 from support.api_server import ApiServer, api_server
 from support.browsing import PATIENCE, Opener, Told
 from support.site import Site
+from support.skips import EXCUSE
 
 _airflow_home = tempfile.TemporaryDirectory(prefix="squorflow-airflow-")
 os.environ.setdefault("AIRFLOW_HOME", _airflow_home.name)
@@ -34,15 +36,22 @@ def site(server: ApiServer) -> Site:
     return sites.fill(server.database, home=server.airflow.home)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium; .ci/run installs it."""
+    """Debian's Chromium; .ci/run installs it.
+
+    One for each module: while Playwright is there, its event loop counts as this thread's running one, and other suites
+    have loops of their own to run.
+    """
     program = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program, "there is no Chromium here: apt-get install chromium"
+    if program is None:
+        pytest.skip(f"{EXCUSE} Chromium (apt-get install chromium)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        asyncio.get_running_loop()
 
 
 @pytest.fixture

@@ -147,6 +147,7 @@ def test_500_failures_are_retried_at_once_and_the_two_that_cannot_are_named(
     worker.start()
     expect(page.locator("[data-act-count]")).to_have_text("Done: 498 of 500, 2 could not.", timeout=PATIENCE)
     worker.join()
+    expect(page.locator("[data-act-failures] a")).to_have_count(len(moved), timeout=PATIENCE)
     listed = [one.get_attribute("href") or "" for one in page.locator("[data-act-failures] a").all()]
     assert {one.rpartition("/")[2] for one in listed} == {str(one) for one in moved}
     page.locator("[data-act-close]").click()
