@@ -20,21 +20,34 @@ CROSS JOIN LATERAL (
         q.product_name, q.locked_by, extract(epoch FROM (now() - q.locked_at)) AS lock_duration, q.queued_at,
         q.processing_started_at, q.completed_at, q.next_retry_at, q.last_error, q.error_category, q.suspend_kind, q.source_url
     FROM processing_queue AS q
-    WHERE q.workflow_state = s.workflow_state AND q.queue_id < :before
+    WHERE q.workflow_state = ANY(ARRAY[s.workflow_state]) AND q.queue_id < :before
         AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
         AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
         AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
         AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
-        AND (
-            CAST(:words AS text) IS NULL
-            OR q.queue_id IN (
-                SELECT p.workflow_id FROM workflow_payload AS p WHERE workflow_words(p.crawler_data) @@ to_tsquery('simple', :words)
-            )
-        )
-    ORDER BY q.queue_id DESC
+    -- By state first, though there is but one: or all rows are walked by their key for a state that few have.
+    ORDER BY q.workflow_state, q.queue_id DESC
     LIMIT :page_size
 ) AS w
 ORDER BY w.workflow_id DESC
+LIMIT :page_size;
+
+-- name: list_workflows_by_words
+-- Read a page of the workflows that have these words, newest first: by the index of words, or where most have them by id.
+SELECT
+    q.queue_id AS workflow_id, q.workflow_state, q.stage, q.retry_count, q.max_retries, q.priority, q.product_id,
+    q.product_name, q.locked_by, extract(epoch FROM (now() - q.locked_at)) AS lock_duration, q.queued_at,
+    q.processing_started_at, q.completed_at, q.next_retry_at, q.last_error, q.error_category, q.suspend_kind, q.source_url
+FROM processing_queue AS q
+WHERE q.queue_id IN (
+    SELECT p.workflow_id FROM workflow_payload AS p WHERE workflow_words(p.crawler_data) @@ to_tsquery('simple', :words)
+)
+AND q.workflow_state = ANY(CAST(:states AS text [])) AND q.queue_id < :before
+AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
+AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
+AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
+AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
+ORDER BY q.queue_id DESC
 LIMIT :page_size;
 
 -- name: count_workflows
@@ -47,12 +60,22 @@ SELECT count(*) FROM (
         AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
         AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
         AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
-        AND (
-            CAST(:words AS text) IS NULL
-            OR q.queue_id IN (
-                SELECT p.workflow_id FROM workflow_payload AS p WHERE workflow_words(p.crawler_data) @@ to_tsquery('simple', :words)
-            )
-        )
+    LIMIT :most
+) AS counted;
+
+-- name: count_workflows_by_words
+-- Count the workflows that have these words, as far as a person reads.
+SELECT count(*) FROM (
+    SELECT 1
+    FROM processing_queue AS q
+    WHERE q.queue_id IN (
+        SELECT p.workflow_id FROM workflow_payload AS p WHERE workflow_words(p.crawler_data) @@ to_tsquery('simple', :words)
+    )
+        AND q.workflow_state = ANY(CAST(:states AS text []))
+        AND (CAST(:stage AS text) IS NULL OR q.stage = :stage)
+        AND (CAST(:brand AS text) IS NULL OR lower(q.brand_name) = lower(:brand))
+        AND (CAST(:error_category AS text) IS NULL OR q.error_category = :error_category)
+        AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
     LIMIT :most
 ) AS counted;
 

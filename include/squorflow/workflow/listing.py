@@ -162,7 +162,7 @@ def list_workflows(
 ) -> list[WorkflowStatus]:
     """Return a page of workflows, newest first; pass the last one's id as `before` for the next page."""
     rows = connection.execute(
-        load("listing")["list_workflows"],
+        load("listing")["list_workflows_by_words" if wanted.search else "list_workflows"],
         {**wanted.parameters(), "before": before or _AFTER_ALL, "page_size": page_size},
     )
     return [_status(row) for row in rows]
@@ -171,7 +171,8 @@ def list_workflows(
 def count_workflows(connection: Connection, wanted: WorkflowFilter = ALL_WORKFLOWS, *, most: int) -> int:
     """Count workflows, but stop at `most`."""
     parameters = {**wanted.parameters(), "most": most}
-    return int(connection.execute(load("listing")["count_workflows"], parameters).scalar_one())
+    query = load("listing")["count_workflows_by_words" if wanted.search else "count_workflows"]
+    return int(connection.execute(query, parameters).scalar_one())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
