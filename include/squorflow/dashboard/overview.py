@@ -26,7 +26,7 @@ def show_overview(
 ) -> HTMLResponse:
     """Show the overview of a window."""
     config = get_config()
-    metrics = get_metrics(connection, time_range=time_range)
+    metrics = get_metrics(connection, time_range=time_range, with_states=False)
     return pages.render(
         request,
         "overview",

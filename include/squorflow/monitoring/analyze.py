@@ -73,7 +73,7 @@ def analyze(
 
     `metrics` are those of the window, where the caller has them already.
     """
-    durations = (metrics or get_metrics(connection, time_range=time_range)).stage_durations
+    durations = (metrics or get_metrics(connection, time_range=time_range, with_states=False)).stage_durations
     return [*_find_failures(connection, time_range), *_find_slow_stages(durations, config=config)]
 
 

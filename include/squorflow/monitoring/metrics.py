@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from squorflow.recovery.breakers import Breaker
     from squorflow.recovery.quotas import QuotaStatus
 
-_MEASURED = ("state_duration", "stage_duration", "error", "requests", "tokens", "cost")
+_STATES = "state_duration"
+_MEASURED = ("stage_duration", "error", "requests", "tokens", "cost")
 _MOST_RETRIED = 100
 _CLOSED = "closed"
 _STUCK_FACTOR = 2
@@ -98,14 +99,18 @@ class Dashboard:
     quotas: Sequence[QuotaStatus]
 
 
-def get_metrics(connection: Connection, *, time_range: TimeRange = TimeRange.DAY) -> Metrics:
-    """Return what a window up to now was like."""
+def get_metrics(connection: Connection, *, time_range: TimeRange = TimeRange.DAY, with_states: bool = True) -> Metrics:
+    """Return what a window up to now was like.
+
+    Without states `state_durations` stays empty; a row per transition, they are most of what there is to read.
+    """
     queries = load("metrics")
-    durations: dict[str, dict[str, Durations]] = {"state_duration": {}, "stage_duration": {}}
+    measured = [_STATES, *_MEASURED] if with_states else list(_MEASURED)
+    durations: dict[str, dict[str, Durations]] = {_STATES: {}, "stage_duration": {}}
     totals = {"requests": 0.0, "tokens": 0.0, "cost": 0.0}
     errors: dict[str, int] = {}
     window = {"time_range": time_range.length}
-    for row in connection.execute(queries["summarize"], {**window, "metric_types": list(_MEASURED)}):
+    for row in connection.execute(queries["summarize"], {**window, "metric_types": measured}):
         if row.metric_type in durations:
             p50, p95 = row.percentiles
             durations[row.metric_type][row.metric_name] = Durations(
@@ -118,7 +123,7 @@ def get_metrics(connection: Connection, *, time_range: TimeRange = TimeRange.DAY
     retried = connection.execute(queries["list_retried"], {**window, "most": _MOST_RETRIED})
     return Metrics(
         time_range=time_range,
-        state_durations=durations["state_duration"],
+        state_durations=durations[_STATES],
         stage_durations=durations["stage_duration"],
         error_breakdown=dict(sorted(errors.items(), key=lambda item: (-item[1], item[0]))),
         retry_counts={str(row.workflow_id): row.retries for row in retried},
