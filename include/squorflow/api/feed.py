@@ -90,6 +90,8 @@ class Feed:
             except (SQLAlchemyError, SquorflowError) as error:
                 if not away:
                     log.warning("the stream of transitions waits for the database (%s)", type(error).__name__)
+                    # Whoever shows something asks anew then, and learns that it is no longer kept up to date.
+                    self._tell([None])
                 away = True
                 continue
             away = False

@@ -41,7 +41,7 @@ async def _watch(
 async def stream(request: Request, *, watch: Annotated[Watch, Depends(_watch)]) -> AsyncIterator[ServerSentEvent]:
     """Send an event `transition` for every step of every workflow, within two seconds, until the reader goes.
 
-    Its data is a `LiveStep`, its id the step's. An event `gap` says that more happened than was sent: ask anew for what
+    Its data is a `LiveStep`, its id the step's. An event `gap` says that something may be missing: ask anew for what
     you show. The stream ends after ten minutes at most, and with the server; come again with `Last-Event-ID`.
     """
     end = time.monotonic() + LONGEST_STREAM_SECONDS

@@ -5,6 +5,7 @@ import { startClocks } from "./clocks.js";
 import { startFrame } from "./frame.js";
 import { startKeys } from "./keys.js";
 import { startLive } from "./live.js";
+import { startLoading } from "./loading.js";
 import { startSelection } from "./selection.js";
 
 startFrame();
@@ -14,3 +15,4 @@ startSelection();
 startActions();
 startKeys();
 startLive();
+startLoading();

@@ -11,6 +11,7 @@ let askedAt = 0;
 let tookMilliseconds = 0;
 let waiting = null;
 let connected = false;
+let refused = false; // the last look: events may go on while the figures can no longer be had
 
 export function startLive() {
   part = document.getElementById("live");
@@ -22,9 +23,10 @@ export function startLive() {
   }
   document.addEventListener("htmx:after:request", (event) => {
     const answer = event.detail?.ctx?.response?.raw ?? event.detail?.ctx?.response;
-    if (event.target === part && answer && answer.status === 200) {
-      answeredAt = Date.now();
-      tookMilliseconds = answeredAt - askedAt;
+    if (event.target === part && answer) {
+      refused = answer.status !== 200;
+      if (!refused) answeredAt = Date.now();
+      tookMilliseconds = Date.now() - askedAt;
     }
     show();
   });
@@ -55,7 +57,7 @@ function soon() {
 function keep() {
   if (document.hidden) return;
   const old = Date.now() - askedAt;
-  if (!part.matches(".htmx-request") && old > (connected ? LOOK_ANYWAY : POLL)) look();
+  if (!part.matches(".htmx-request") && old > (isTold() ? LOOK_ANYWAY : POLL)) look();
   show();
 }
 
@@ -101,9 +103,11 @@ function resume() {
   soon();
 }
 
+const isTold = () => connected && !refused;
+
 function show() {
-  const stale = Date.now() - answeredAt > (connected ? LOOK_ANYWAY + STALE_AFTER : STALE_AFTER);
-  const state = stale ? "stale" : connected ? "live" : "polling";
+  const stale = Date.now() - answeredAt > (isTold() ? LOOK_ANYWAY + STALE_AFTER : STALE_AFTER);
+  const state = stale ? "stale" : isTold() ? "live" : "polling";
   const since = new Date(answeredAt).toLocaleTimeString();
   const words = { live: "Live", polling: "Every 5 s", stale: `Stale since ${since}` }[state];
   if (mark.dataset.pulse !== state) mark.dataset.pulse = state;
