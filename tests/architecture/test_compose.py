@@ -159,6 +159,22 @@ def test_the_image_is_built_of_the_airflow_we_are_tested_with_and_of_what_is_in_
     assert dockerfile.rstrip().endswith("USER airflow")
 
 
+def test_the_file_is_what_the_compose_specification_allows() -> None:
+    program = Path(sys.executable).with_name("check-jsonschema")
+    done = subprocess.run(
+        [program, "--builtin-schema", "vendor.compose-spec", FILE], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "ok -- validation done\n"), done.stdout
+
+
+def test_nobody_waits_for_a_postgres_that_is_still_making_its_databases(services: dict[str, Any]) -> None:
+    """Until its first start is over it listens on its socket only, and then goes down once."""
+    assert "--host 127.0.0.1" in services["postgres"]["healthcheck"]["test"][1]
+    for name, service in services.items():
+        if name not in {"postgres", "redis"}:
+            assert service["depends_on"]["postgres"] == {"condition": "service_healthy"}, name
+
+
 def test_compose_itself_reads_the_file(made: dict[str, str], tmp_path: Path) -> None:
     client = shutil.which("docker")
     if client is None or subprocess.run([client, "compose", "version"], capture_output=True, check=False).returncode:
