@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +41,23 @@ def constraints() -> str:
     return re.sub(r" \\$", "", re.sub(r"^\s+--hash=.*\n", "", lock, flags=re.MULTILINE), flags=re.MULTILINE)
 
 
+def check_contents(wheel: Path) -> None:
+    """Find every file that git knows of the package and its SQL in the wheel; ends this program where one lacks."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "include/squorflow", "include/sql"],  # noqa: S607 - git as people have it
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    tracked = [name.removeprefix("include/") for name in listed.split("\0") if name]
+    known = {f"squorflow/{name}" if name.startswith("sql/") else name for name in tracked}
+    missing = known - set(zipfile.ZipFile(wheel).namelist())
+    if missing or not known:
+        sys.exit(f"the wheel lacks {', '.join(sorted(missing)) or 'everything'}")
+    print(f"{len(known)} files")
+
+
 def main() -> None:
     """Check the wheel; the folder it was tried in goes again."""
     with tempfile.TemporaryDirectory(prefix="squorflow-wheel-") as name:
@@ -48,6 +66,7 @@ def main() -> None:
         folder.chmod(0o711)
         run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder / "dist", folder=ROOT)
         (wheel,) = (folder / "dist").glob("*.whl")
+        check_contents(wheel)
         (folder / "constraints.txt").write_text(constraints(), encoding="utf-8")
         python = folder / "bare" / "bin" / "python"
         run(UV, "venv", "--quiet", "--python", sys.executable, folder / "bare", folder=folder)
