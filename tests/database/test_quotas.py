@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import DBAPIError
 
 from squorflow.config import WorkflowConfig
 from squorflow.errors import RateLimitError
@@ -23,13 +24,15 @@ def _reserve(database: Database, *, tokens: int = 0, **limits: Any) -> Reservati
 
 
 def _let_pass(database: Database, seconds: int) -> None:
-    """Make everything that was used so many seconds older."""
-    rows(
-        database,
-        "UPDATE quota_usage SET usage = usage || jsonb_build_object('seconds', (SELECT coalesce(jsonb_object_agg("
-        " s.key::bigint - :seconds, s.value), '{}') FROM jsonb_each(usage -> 'seconds') AS s))",
-        seconds=seconds,
-    )
+    """Make everything that was used, and promised, so many seconds older."""
+    for account in ("seconds", "promised"):
+        rows(
+            database,
+            "UPDATE quota_usage SET usage = jsonb_set(usage, ARRAY[CAST(:account AS text)], (SELECT coalesce("
+            " jsonb_object_agg(s.key::bigint - :seconds, s.value), '{}') FROM jsonb_each(usage -> :account) AS s))",
+            account=account,
+            seconds=seconds,
+        )
 
 
 def _let_the_day_end(database: Database) -> None:
@@ -49,6 +52,45 @@ def test_a_request_beyond_the_minutes_limit_is_told_when_it_fits(database: Datab
     assert refused.value.code == "own_quota"
     assert refused.value.retry_after is not None
     assert 38 <= refused.value.retry_after.total_seconds() <= 41
+
+
+def _told(database: Database, *, tokens: int = 0, **limits: Any) -> int:
+    """Be refused; return the seconds that are to be waited."""
+    with pytest.raises(RateLimitError) as refused:
+        _reserve(database, tokens=tokens, **limits)
+    assert refused.value.retry_after is not None
+    return round(refused.value.retry_after.total_seconds())
+
+
+def test_many_who_are_refused_are_told_one_minute_after_the_other_as_many_as_each_holds(database: Database) -> None:
+    for _ in range(15):
+        _reserve(database, requests_per_minute=15)
+    told = [_told(database, requests_per_minute=15) for _ in range(40)]
+    assert [(seconds + 5) // 61 for seconds in told] == [1] * 15 + [2] * 15 + [3] * 10
+
+
+def test_tokens_are_promised_as_requests_are(database: Database) -> None:
+    _reserve(database, tokens=900, tokens_per_minute=1000)
+    told = [_told(database, tokens=400, tokens_per_minute=1000) for _ in range(5)]
+    assert [(seconds + 5) // 61 for seconds in told] == [1, 1, 2, 2, 3]
+
+
+def test_a_promise_keeps_nobody_out_and_is_forgotten_when_its_time_has_come(database: Database) -> None:
+    _reserve(database, requests_per_minute=1)
+    told = [_told(database, requests_per_minute=1) for _ in range(3)]
+    assert max(told) > 150
+    # None of those three has come back, and somebody new finds the minute empty.
+    _let_pass(database, 61)
+    _reserve(database, requests_per_minute=1)
+    _let_pass(database, 180)
+    _reserve(database, requests_per_minute=1)
+    assert 55 <= _told(database, requests_per_minute=1) <= 62
+
+
+def test_who_waits_for_the_day_is_promised_no_minute(database: Database) -> None:
+    _reserve(database, requests_per_minute=1, requests_per_day=1)
+    _told(database, requests_per_minute=1, requests_per_day=1)
+    assert 55 <= _told(database, requests_per_minute=1) <= 62
 
 
 def test_the_minute_slides_so_its_edge_takes_no_more_than_the_limit(database: Database) -> None:
@@ -161,6 +203,12 @@ def test_a_row_of_the_table_wins_over_the_settings(database: Database) -> None:
         _reserve(database, requests_per_minute=100)
 
 
+def test_a_time_zone_that_does_not_exist_is_refused_where_it_is_entered(database: Database) -> None:
+    with pytest.raises(DBAPIError, match="Mars/Olympus"):
+        rows(database, "INSERT INTO quota_limits (dependency, resets_at_zone) VALUES ('gemini', 'Mars/Olympus')")
+    _reserve(database, requests_per_minute=1)
+
+
 def test_limits_come_from_the_settings_and_none_is_no_limit() -> None:
     config = WorkflowConfig(gemini_requests_per_minute=15)
     limits = quotas.limits_of(GEMINI, config=config)
@@ -197,7 +245,9 @@ def test_no_sixty_seconds_hold_more_than_either_limit(database: Database, steps:
             waits.append(refused.retry_after)
         else:
             granted.append((clock, tokens))
-    assert all(wait is not None and timedelta(0) < wait <= timedelta(seconds=61) for wait in waits)
+    for others, wait in enumerate(waits):
+        assert wait is not None
+        assert timedelta(0) < wait <= (others + 1) * timedelta(seconds=61)
     for start, _ in granted:
         window = [tokens for when, tokens in granted if start <= when <= start + 60]
         assert len(window) <= 5
