@@ -24,6 +24,7 @@ import sqlalchemy.exc
 from google.api_core import exceptions as google
 from google.auth import exceptions as google_auth
 from google.genai import errors as genai
+from s3fs.errors import translate_boto_error
 
 from squorflow.errors import ErrorCategory
 from squorflow.recovery.foreign import categorise
@@ -152,6 +153,12 @@ KNOWN: dict[str, tuple[BaseException, ErrorCategory]] = {
     "store connect time-out": (botocore.exceptions.ConnectTimeoutError(endpoint_url="http://s3"), TRANSIENT),
     "store read time-out": (botocore.exceptions.ReadTimeoutError(endpoint_url="http://s3"), TRANSIENT),
     "store connection closed": (botocore.exceptions.ConnectionClosedError(endpoint_url="http://s3"), TRANSIENT),
+    # As the file system above the store passes them on.
+    "store file system slow down": (translate_boto_error(_store("SlowDown", 503)), RATE_LIMIT),
+    "store file system 500": (translate_boto_error(_store("InternalError", 500)), TRANSIENT),
+    "store file system 503 without words": (translate_boto_error(_store("503", 503)), TRANSIENT),
+    "store file system denied": (translate_boto_error(_store("AccessDenied", 403)), SYSTEM),
+    "store file system no bucket": (translate_boto_error(_store("NoSuchBucket", 404)), SYSTEM),
     "store file system time-out": (fsspec.exceptions.FSTimeoutError(), TRANSIENT),
 }
 for _library in (httpx, httpx2):

@@ -10,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
+from typing import NoReturn
 
 import pytest
+from fsspec.exceptions import FSTimeoutError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,6 +21,7 @@ from PIL import Image
 from squorflow.config import WorkflowConfig
 from squorflow.errors import Cancelled, DataError, NetworkError, RateLimitError, SystemFault
 from squorflow.products.images import FetchedImage, ImageFetcher, ImageLimits, ImageStore, redirect_target, retry_after
+from squorflow.products.object_store import ObjectStore
 from squorflow.products.pictures import clean_image
 from squorflow.stages.context import Cancellation
 from support.image_server import Answer, ImageServer, picture
@@ -317,6 +320,20 @@ def test_a_missing_image_is_a_fault_of_the_system(store: ImageStore) -> None:
     with pytest.raises(SystemFault) as caught:
         store.read("ab" * 32, "image/png")
     assert caught.value.code == "image_store_read"
+
+
+@pytest.mark.parametrize("busy", [TimeoutError("late"), ConnectionResetError("reset"), FSTimeoutError()])
+def test_a_store_that_is_busy_for_the_moment_is_no_fault_of_the_system(
+    store: ImageStore, busy: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_: object, **__: object) -> NoReturn:
+        raise busy
+
+    monkeypatch.setattr(ObjectStore, "place", give_up)
+    with pytest.raises(type(busy)):
+        store.put(picture(), "image/png")
+    with pytest.raises(type(busy)):
+        store.read("ab" * 32, "image/png")
 
 
 def test_a_store_that_cannot_be_written_is_a_fault_of_the_system(tmp_path: Path) -> None:

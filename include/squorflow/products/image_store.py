@@ -9,10 +9,15 @@ import hashlib
 from dataclasses import dataclass
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import SystemFault
+from squorflow.errors import ErrorCategory, SystemFault
 from squorflow.products.object_store import ObjectStore
+from squorflow.recovery import foreign
 
 EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
+
+
+_COMES_BACK = frozenset({ErrorCategory.TRANSIENT, ErrorCategory.RATE_LIMIT})
+"""A store that is slow, busy or cut off for the moment: not this installation's fault, and passed on as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +40,16 @@ class ImageStore:
     def put(self, content: bytes, mime_type: str) -> StoredImage:
         """Store an image unless it is there; a reader never sees half of one.
 
-        Raises `SystemFault` when the store cannot be written (disk full, no access).
+        Raises `SystemFault` when the store cannot be written (disk full, no access), the library's own error when an
+        object store is busy or out of reach.
         """
         sha256 = hashlib.sha256(content).hexdigest()
         key = _key(sha256, mime_type)
         try:
             self._store.put(content, key)
         except OSError as error:
+            if foreign.categorise(error) in _COMES_BACK:
+                raise
             why = error.strerror or str(error)
             raise SystemFault(
                 f"The image store {self._store.root} cannot be written ({why}). Check its space and rights.",
@@ -52,12 +60,15 @@ class ImageStore:
     def read(self, sha256: str, mime_type: str) -> bytes:
         """Return an image's bytes, checked against their hash.
 
-        Raises `SystemFault` when it is missing, unreadable or altered.
+        Raises `SystemFault` when it is missing, unreadable or altered, the library's own error when an object store is
+        busy or out of reach.
         """
         key = _key(sha256, mime_type)
         try:
             content: bytes = self._store.place(key).read_bytes()
         except OSError as error:
+            if foreign.categorise(error) in _COMES_BACK:
+                raise
             raise SystemFault(
                 f"The image {key} cannot be read from the store {self._store.root}. "
                 "Check that every worker sees that store.",

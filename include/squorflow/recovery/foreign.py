@@ -109,8 +109,8 @@ _LOCKED_OUT = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 def categorise(error: BaseException) -> ErrorCategory | None:
     """Return what kind of failure another library's error is; `None` means the table does not know it."""
-    # SQLAlchemy wraps the driver's error, which says more.
-    original = getattr(error, "orig", None)
+    # SQLAlchemy wraps the driver's error, and s3fs makes an `OSError` of the store's answer; what is inside says more.
+    original = getattr(error, "orig", None) or (error.__cause__ if isinstance(error, OSError) else None)
     for candidate in (original, error) if isinstance(original, BaseException) else (error,):
         category = _categorise(candidate)
         if category is not None:
