@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import Cancelled, LeaseLost, SquorflowError, TransientError
+from squorflow.errors import Cancelled, CircuitOpen, LeaseLost, RateLimitError, SquorflowError, TransientError
 from squorflow.recovery import incidents, policy
 from squorflow.stages.context import Cancellation, Clients, StageContext, StageResult
 from squorflow.states import Stage
@@ -218,7 +218,9 @@ def _record_failure(context: StageContext, error: BaseException, *, actor: str, 
         patience=patience,
         config=context.config,
     )
-    log.warning("workflow %s: %s", context.workflow_id, decision.reason, exc_info=error)
+    # Where it was raised is no puzzle then, and one outage makes hundreds of them.
+    shown = None if isinstance(error, RateLimitError | CircuitOpen) else error
+    log.warning("workflow %s: %s", context.workflow_id, decision.reason, exc_info=shown)
     try:
         with context.database.begin() as connection:
             _write_failure(connection, context, error=error, decision=decision, actor=actor)
