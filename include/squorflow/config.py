@@ -88,7 +88,7 @@ class WorkflowConfig(BaseSettings):
     retry_backoff_multiplier: float = Field(2.0, ge=1, le=10, description="how much longer each further retry waits")
     longest_wait: Duration = Field(
         timedelta(minutes=10),
-        description="seconds a product may wait inside its run for rate limits and open breakers; then it is released",
+        description="seconds a product may wait in its run (rate limit, open breaker, retry); beyond, it is released",
     )
     breaker_threshold: int = Field(
         5, ge=1, le=1000, description="failures of a dependency, one after the other, that open its circuit breaker"

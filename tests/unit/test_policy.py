@@ -98,6 +98,27 @@ def test_a_retry_says_which_of_how_many_it_is_and_counts() -> None:
     assert decision.reason.startswith("enrichment: NetworkError: reset; retry 2 of 3 in 1")
 
 
+def test_a_retry_further_away_than_a_run_should_live_is_given_back_and_costs_its_try() -> None:
+    patient = WorkflowConfig(retry_backoff_base=500, retry_backoff_multiplier=2, longest_wait=600)
+    decided = [
+        decide(
+            NetworkError("reset"),
+            workflow_id=WORKFLOW_ID,
+            stage=Stage.SCORING,
+            retry_count=retry_count,
+            max_retries=3,
+            patience=timedelta(0),
+            config=patient,
+        )
+        for retry_count in (0, 1)
+    ]
+    assert [(decision.action, decision.counts) for decision in decided] == [
+        (Action.RETRY, True),
+        (Action.RELEASE, True),
+    ]
+    assert decided[1].reason.endswith(" s, given back until then")
+
+
 @pytest.mark.parametrize("retry_count", [3, 4])
 def test_with_the_tries_used_up_it_fails(retry_count: int) -> None:
     decision = _decide(NetworkError("reset"), retry_count=retry_count)

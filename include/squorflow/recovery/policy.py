@@ -157,12 +157,17 @@ def _retry(
             reason=f"{what}; all {max_retries} retries are used up",
         )
     delay = _with_jitter(backoff(retry_count, config=config), workflow_id=workflow_id, retry_count=retry_count)
+    # A run lives as long as its longest retry, and only few may be active.
+    stays = delay <= config.longest_wait
     return Decision(
         category=ErrorCategory.TRANSIENT,
-        action=Action.RETRY,
+        action=Action.RETRY if stays else Action.RELEASE,
         delay=delay,
         counts=True,
-        reason=f"{what}; retry {retry_count + 1} of {max_retries} in {delay.total_seconds():.0f} s",
+        reason=(
+            f"{what}; retry {retry_count + 1} of {max_retries} in {delay.total_seconds():.0f} s"
+            f"{'' if stays else ', given back until then'}"
+        ),
     )
 
 
