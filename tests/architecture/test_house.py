@@ -65,7 +65,7 @@ def test_a_function_takes_at_most_two_arguments_by_position_and_no_bool(path: Pa
 
 
 FOREIGN_SIGNATURES = frozenset(
-    {"evaluate", "__exit__", "on_task_instance_failed", "on_task_instance_success", "transition"}
+    {"evaluate", "__exit__", "on_task_instance_failed", "on_task_instance_success", "resume_execution", "transition"}
 )
 """Names whose signature belongs to Airflow, to Python or, for `transition`, to the design."""
 

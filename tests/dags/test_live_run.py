@@ -8,14 +8,21 @@ import pytest
 
 from support.airflow_api import DAG_RUNS, Api, running_airflow
 from support.airflow_runs import Installation, crawled, hopeless
+from support.image_server import Answer, ImageServer, picture
 
 GOOD = [f"product {number}" for number in range(7)]
 EVIL = "{{ 1 / 0 }}"
 
 
 @pytest.fixture(scope="module")
-def api(installation: Installation) -> Iterator[Api]:
-    with running_airflow(installation) as api:
+def images() -> Iterator[ImageServer]:
+    with ImageServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def api(installation: Installation, images: ImageServer) -> Iterator[Api]:
+    with running_airflow(installation, WORKFLOW_IMAGE_ALLOW=images.host) as api:
         yield api
 
 
@@ -90,3 +97,15 @@ def test_a_bulk_operation_asked_for_over_http_is_carried_out_by_a_run_of_its_own
     run = f"/api/v2/dags/workflow_bulk/dagRuns/bulk__{operation['operation_id']}"
     api.wait_for(lambda: api.get(run)["state"] == "success")
     assert api.get(run)["triggering_user_name"] == "admin"
+
+
+def test_a_wait_ends_though_no_triggerer_runs(installation: Installation, api: Api, images: ImageServer) -> None:
+    busy = Answer(status=429, headers={"Retry-After": "6"})
+    address = images.serve("/patient.png", busy, Answer(body=picture()))
+    installation.enqueue(crawled("patient", images=[address], extracted_data={}))
+    run_id = api.start()
+    assert api.wait_for_end(run_id) == "success"
+    fetch = api.task(run_id, "product.image_fetch", "patient")
+    assert (fetch["state"], fetch["try_number"]) == ("success", 1)
+    row = "SELECT workflow_state, retry_count FROM processing_queue WHERE product_name = 'patient'"
+    assert installation.query(row) == [("completed", 0)]

@@ -12,6 +12,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow.sdk.exceptions import TaskDeferralError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -179,6 +181,8 @@ def test_a_long_wait_is_deferred_to_a_trigger_that_any_triggerer_can_make(
     assert again.serialize() == (path, arguments)
     until = datetime.fromisoformat(arguments["until"])
     assert timedelta(seconds=37) <= until - before < timedelta(seconds=67)
+    # A wait that no triggerer ends is ended by the scheduler.
+    assert timedelta(seconds=37) < deferred.value.timeout < timedelta(seconds=97)
 
 
 def test_a_trigger_fires_once_when_its_time_has_come() -> None:
@@ -217,6 +221,27 @@ def test_a_deferred_stage_resumes_with_nothing_but_the_event(
     operator.resume_execution("resume", {"event": {"until": "2026-01-01T00:00:00+00:00"}}, context)
     operator_again = seen[0]
     assert (operator_again["workflow_id"], operator_again["manual"]) == (WORKFLOW_ID, False)
+
+
+def test_a_deferred_stage_that_no_triggerer_woke_goes_on_when_the_scheduler_ends_its_wait(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    seen: list[dict[str, Any]] = []
+    answer_with(one_after_the_other(seen, StageOutcome(status="done", summary="scored", seconds=0.1)))
+    context: Any = make_context(try_number=2, max_tries=1_001)
+    operator.resume_execution(TRIGGER_FAIL_REPR, {"error": TriggerFailureReason.TRIGGER_TIMEOUT}, context)
+    assert [given["manual"] for given in seen] == [False]
+
+
+def test_a_trigger_that_failed_is_left_to_the_retry_policy(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    seen: list[dict[str, Any]] = []
+    answer_with(one_after_the_other(seen))
+    context: Any = make_context()
+    with pytest.raises(TaskDeferralError):
+        operator.resume_execution(TRIGGER_FAIL_REPR, {"error": TriggerFailureReason.TRIGGER_FAILURE}, context)
+    assert seen == []
 
 
 def test_a_kill_ends_a_short_wait(operator: StageOperator, answer_with: Callable[[Answer], None]) -> None:

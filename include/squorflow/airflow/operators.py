@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout, TaskDeferralTimeout
 
 from squorflow.airflow.ownership import RunOwner, actor_name
 from squorflow.airflow.retry import AIRFLOW_RETRIES, AIRFLOW_RETRY_DELAY, WorkflowRetryPolicy, tries_since_clear
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from squorflow.recovery.policy import Decision
     from squorflow.stages import StageOutcome
     from squorflow.stages.context import Cancellation, Clients
+
+TRIGGERER_GRACE = timedelta(seconds=30)
+"""How late the triggerer may wake a stage; then the scheduler, which looks every 15 s, does it instead."""
 
 LONGEST_LABEL = 200
 """Airflow refuses a map index label over 250 characters, or an empty one, and fails the finished task."""
@@ -58,6 +61,14 @@ class StageOperator(BaseOperator):
     def execute(self, context: Context) -> None:
         """Run the stage; it succeeds, skips with a reason, is deferred, or raises what `WorkflowRetryPolicy` reads."""
         self._run_to_its_end(context, manual=was_cleared_by_hand(context))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> None:
+        """Go on after a wait, also where no triggerer was there to end it."""
+        try:
+            super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
+            self.log.warning("No triggerer ended this wait in time; is one running? The scheduler did.")
+            self.resume(context)
 
     def resume(self, context: Context, event: object = None) -> None:
         """Run the stage again after it was deferred; a person who stopped it meanwhile has the last word.
@@ -110,7 +121,8 @@ class StageOperator(BaseOperator):
         if delay > SHORT_WAIT:
             from squorflow.airflow.triggers import WaitTrigger
 
-            self.defer(trigger=WaitTrigger(until.isoformat()), method_name="resume")
+            trigger = WaitTrigger(until.isoformat())
+            self.defer(trigger=trigger, method_name="resume", timeout=delay + TRIGGERER_GRACE)
         self._cancellation = Cancellation()
         try:
             self._cancellation.wait(delay.total_seconds())
