@@ -167,6 +167,36 @@ def test_who_comes_while_a_probe_is_under_way_waits_as_long_again_as_it_has_take
     assert waits == [1, 20, 5]
 
 
+def test_a_caller_that_can_pause_sees_inside_its_call_how_anothers_probe_ends(database: Database) -> None:
+    _open(database)
+    _let_the_pause_end(database)
+    probe = breakers.admit(database, NAME)
+    paused: list[int] = []
+
+    def pause(seconds: float) -> None:
+        paused.append(round(seconds))
+        breakers.succeed(database, probe)
+
+    with dependency.calling(database, NAME, config=CONFIG, pause=pause):
+        assert _state(database) == "closed"
+    assert paused == [1]
+
+
+def test_a_probe_that_takes_long_is_not_waited_for_inside_a_call(database: Database) -> None:
+    _open(database)
+    _let_the_pause_end(database)
+    breakers.admit(database, NAME)
+    rows(
+        database,
+        "UPDATE circuit_breaker SET probe_at = clock_timestamp() + :left",
+        left=breakers.PROBE_LASTS - timedelta(seconds=20),
+    )
+    paused: list[float] = []
+    with pytest.raises(CircuitOpen), dependency.calling(database, NAME, config=CONFIG, pause=paused.append):
+        raise AssertionError("called")
+    assert paused == []
+
+
 def test_a_prober_that_comes_back_late_decides_nothing(database: Database) -> None:
     _open(database)
     _let_the_pause_end(database)

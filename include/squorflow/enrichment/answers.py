@@ -126,7 +126,9 @@ def _buy(
     cancellation: StopSign,
 ) -> AnalysisAnswer:
     """Make the call, the only one in the program that costs money, and keep what came of it before anything else."""
-    with dependency.calling(database, GEMINI, config=config, tokens=_expected_tokens(request)) as call:
+    with dependency.calling(
+        database, GEMINI, config=config, tokens=_expected_tokens(request), pause=cancellation.wait
+    ) as call:
         try:
             answer = analyzer.analyze(request, cancellation=cancellation)
         except StageError as error:

@@ -12,12 +12,13 @@ the call, nothing else:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from squorflow.errors import ErrorCategory, MachineFault, RateLimitError, StageError
+from squorflow.errors import CircuitOpen, ErrorCategory, MachineFault, RateLimitError, StageError
 from squorflow.recovery import breakers, foreign, policy, quotas
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 PER_DAY = "per_day"
 """`details["quota"]` of a `RateLimitError` that is over only when the service's day is."""
 
+MOMENT = timedelta(seconds=5)
+"""The most a caller that can pause waits inside its call, where waiting outside would write a trail for each second."""
 
 _OUR_MACHINE = (MachineFault, OSError, MemoryError, ImportError)
 """System errors that are no service's; other kinds of `OSError`, as a reset connection, are transient."""
@@ -50,14 +53,22 @@ class Call:
 
 
 @contextmanager
-def calling(database: Database, name: str, *, config: WorkflowConfig, tokens: int | None = None) -> Iterator[Call]:
+def calling(
+    database: Database,
+    name: str,
+    *,
+    config: WorkflowConfig,
+    tokens: int | None = None,
+    pause: Callable[[float], None] | None = None,
+) -> Iterator[Call]:
     """Ask for leave to call a service, and say afterwards how it went; `tokens` (an estimate) reserves from its quota.
 
-    `name` is `gemini`, `images:<host>` or `webhook:<name>`. Raises `CircuitOpen` where it is not to be called now and
+    `name` is `gemini`, `images:<host>` or `webhook:<name>`; `pause` sleeps so many seconds, for callers that have a
+    moment to see how somebody else's probe ends. Raises `CircuitOpen` where it is not to be called now and
     `RateLimitError` where its quota is used up, both with `retry_after`; whatever the block raises goes on, a rate
     limit that ends with the service's day with its `retry_after` filled in.
     """
-    admission = breakers.admit(database, name)
+    admission = _admit(database, name, pause=pause)
     limits = quotas.limits_of(name, config=config)
     try:
         reservation = None if tokens is None else quotas.reserve(database, name, tokens=tokens, limits=limits)
@@ -81,6 +92,18 @@ def calling(database: Database, name: str, *, config: WorkflowConfig, tokens: in
     else:
         with _outliving_outages(f"the success of {name} was not noted"):
             breakers.succeed(database, admission)
+
+
+def _admit(database: Database, name: str, *, pause: Callable[[float], None] | None) -> breakers.Admission:
+    end = time.monotonic() + MOMENT.total_seconds()
+    while True:
+        try:
+            return breakers.admit(database, name)
+        except CircuitOpen as refused:
+            seconds = refused.retry_after.total_seconds()
+            if pause is None or time.monotonic() + seconds > end:
+                raise
+            pause(seconds)
 
 
 @contextmanager
