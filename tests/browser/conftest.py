@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from support import site as sites
 from support.api_server import ApiServer, api_server
@@ -21,6 +21,8 @@ from support.skips import EXCUSE
 _airflow_home = tempfile.TemporaryDirectory(prefix="squorflow-airflow-")
 os.environ.setdefault("AIRFLOW_HOME", _airflow_home.name)
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,14 @@ from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import FrameLocator, Page, expect
+from sqlalchemy import create_engine, text
 
 from support.api_server import ApiServer
 from support.browsing import PATIENCE, Opener, Told
-from support.site import RUN_ID, Site
+from support.site import OWNER, RUN_ID, Site
+from support.workflows import value
 
+INDEX = 3
 RUN_PAGE = f"/dags/product_workflow/runs/{quote(RUN_ID, safe='')}"
 
 
@@ -32,6 +35,14 @@ def run(server: ApiServer) -> str:
         "/api/v2/dags/product_workflow/dagRuns", json={"dag_run_id": RUN_ID, "logical_date": None}
     )
     assert made.status_code == 200, made.text
+    engine = create_engine(server.airflow.postgres.url("airflow"))
+    with engine.begin() as connection:
+        # What the scheduler does for a mapped task: it gives it an index.
+        mapped = text(
+            "UPDATE task_instance SET map_index = :index WHERE task_id = 'product.scoring' AND run_id = :run_id"
+        )
+        connection.execute(mapped, {"index": INDEX, "run_id": RUN_ID})
+    engine.dispose()
     return RUN_ID
 
 
@@ -48,6 +59,13 @@ def test_airflows_navigation_leads_to_the_workflows_and_its_address_carries_the_
     expect(frame(again).locator("input[value=failed]")).to_be_checked()
 
 
+def test_airflows_menu_of_documents_leads_to_the_description_of_the_api(site: Site, open_page: Opener) -> None:
+    page = open_page("/")
+    page.get_by_role("button", name="Docs").click()
+    page.get_by_role("menuitem", name="Workflow API").click()
+    expect(frame(page).get_by_role("heading", name="squorflow workflow API")).to_be_visible(timeout=PATIENCE)
+
+
 def test_the_page_takes_airflows_colours_also_when_they_change(site: Site, open_page: Opener) -> None:
     page = open_page("/plugin/workflows")
     expect(frame(page).locator("html:not(.dark)")).to_have_count(1)
@@ -60,6 +78,18 @@ def test_the_run_has_a_tab_with_its_products(run: str, site: Site, open_page: Op
     page.get_by_role("link", name="Products").click()
     expect(frame(page).locator("#rows tbody tr")).to_have_count(len(site.scored), timeout=PATIENCE)
     expect(frame(page).locator(".tabs")).to_have_count(0)
+
+
+def test_the_task_of_a_product_has_a_tab_with_that_product(
+    server: ApiServer, run: str, site: Site, open_page: Opener
+) -> None:
+    claimed = "SELECT workflow_id FROM run_claim_item WHERE owner = :owner AND map_index = :index"
+    product = value(server.database, claimed, owner=OWNER, index=INDEX)
+    page = open_page(f"{RUN_PAGE}/tasks/product.scoring/mapped/{INDEX}")
+    page.get_by_role("link", name="Workflow", exact=True).click()
+    shown = frame(page).locator(f"[data-workflow='{product}']")
+    expect(shown.locator(".product-line .state")).to_have_text("completed", timeout=PATIENCE)
+    expect(frame(page).locator(".top-title")).to_have_text("Workflow of this task")
 
 
 def test_a_task_has_a_tab_with_its_workflow_that_leads_to_the_log(

@@ -4,6 +4,7 @@ const POLL = 5000;
 const LOOK_ANYWAY = 30000; // some figures change without an event: what is oldest, what is stuck
 const STALE_AFTER = 15000; // without an answer
 const TRY_EVENTS_AGAIN = 20000;
+const LEAVES_WITHIN = 60000; // else whoever was leaving has stayed
 
 let part, mark, text, source;
 let answeredAt = Date.now();
@@ -11,6 +12,7 @@ let askedAt = 0;
 let tookMilliseconds = 0;
 let waiting = null;
 let connected = false;
+let leftAt = 0;
 let refused = false; // the last look: events may go on while the figures can no longer be had
 
 export function startLive() {
@@ -50,12 +52,17 @@ export function look() {
 
 // The busier the server, the longer the pause: a look that takes long is not asked for all the time.
 function soon() {
+  if (leftAt) return;
   const pause = Math.max(QUIET, 3 * tookMilliseconds);
   waiting ??= setTimeout(look, Math.max(pause - (Date.now() - askedAt), 50));
 }
 
 function keep() {
-  if (document.hidden) return;
+  if (leftAt && Date.now() - leftAt > LEAVES_WITHIN) {
+    leftAt = 0;
+    listen();
+  }
+  if (document.hidden || leftAt) return;
   const old = Date.now() - askedAt;
   if (!part.matches(".htmx-request") && old > (isTold() ? LOOK_ANYWAY : POLL)) look();
   show();
@@ -73,7 +80,7 @@ function listen() {
     show();
     if (source?.readyState === EventSource.CLOSED) {
       listenNoMore();
-      setTimeout(() => document.hidden || listen(), TRY_EVENTS_AGAIN);
+      setTimeout(() => document.hidden || leftAt || listen(), TRY_EVENTS_AGAIN);
     }
   });
   source.addEventListener("transition", heard);
@@ -92,13 +99,17 @@ function listenNoMore() {
   connected = false;
 }
 
-// What is still under way would fail with the page, and be complained of.
+// What is still under way would fail with the page, and be complained of; so would what is asked until the next one comes.
 function leave() {
+  leftAt = Date.now();
+  clearTimeout(waiting);
+  waiting = null;
   window.htmx.trigger(part, "htmx:abort");
   listenNoMore();
 }
 
 function resume() {
+  if (leftAt) return;
   listen();
   soon();
 }
