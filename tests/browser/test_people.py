@@ -127,6 +127,14 @@ def test_some_are_chosen_and_suspended_by_keyboard(server: ApiServer, open_page:
     assert [get_state(server.database, one) for one in chosen] == ["suspended", "suspended", "queued"]
 
 
+def test_all_are_chosen_on_a_phone_too(site: Site, open_page: Opener) -> None:
+    page = open_page("/squorflow/workflows?state=completed", width=390)
+    page.locator("#tick-all").check()
+    page.locator("[data-select-matching]").click()
+    expect(page.locator("[data-selected]")).to_contain_text("All")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_500_failures_are_retried_at_once_and_the_two_that_cannot_are_named(
     server: ApiServer, open_page: Opener
 ) -> None:
