@@ -13,8 +13,10 @@ from squorflow.config import WorkflowConfig
 from squorflow.monitoring import metrics
 from squorflow.monitoring.metrics import TimeRange, get_dashboard, get_metrics
 from squorflow.monitoring.prometheus import METRICS, render_prometheus
+from squorflow.monitoring.upkeep import run_upkeep
 from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
+from squorflow.postgres.queries import load
 from squorflow.states import STAGES, Stage, WorkflowState
 from squorflow.workflow import leases
 from squorflow.workflow.listing import count_states
@@ -70,6 +72,76 @@ def test_percentiles_are_interpolated_and_old_measurements_do_not_count(database
         longer = get_metrics(connection, time_range=TimeRange.HOUR).stage_durations["scoring"]
     assert short == metrics.Durations(count=101, avg=51.0, p50=51.0, p95=96.0)
     assert longer.count == 102
+
+
+def _measure_for_hours(database: Database, *, hours: int) -> None:
+    """Measure every two minutes back from now: a stage, a state, an error, and tokens."""
+    rows(
+        database,
+        "INSERT INTO workflow_metrics (metric_id, workflow_id, metric_type, metric_name, metric_value, created_at)"
+        " SELECT uuid_v7(t.at), uuid_v7(), k.type, k.name, k.value, t.at"
+        " FROM (SELECT i, clock_timestamp() - i * interval '2 minutes' AS at FROM generate_series(0, :n) AS i) AS t,"
+        " LATERAL (VALUES ('stage_duration', 'scoring', 0.1 * (t.i % 100 + 1)),"
+        " ('state_duration', 'processing', t.i % 7 * 10), ('error', 'NetworkError', 1), ('tokens', 'enrichment', 250),"
+        " ('cost', 'enrichment', CASE t.i % 50 WHEN 0 THEN 'NaN' ELSE 0.5 END)) AS k (type, name, value)",
+        n=30 * hours,
+    )
+
+
+@pytest.mark.parametrize("time_range", list(TimeRange))
+def test_a_window_is_the_same_after_its_hours_were_summed_up_but_for_five_percent_of_its_percentiles(
+    database: Database, config: WorkflowConfig, time_range: TimeRange
+) -> None:
+    _measure_for_hours(database, hours=40)
+    with database.begin() as connection:
+        before = get_metrics(connection, time_range=time_range)
+    for _ in range(2):
+        assert run_upkeep(database, config=config).problems == []
+    _measure_for_hours(database, hours=0)
+    with database.begin() as connection:
+        after = get_metrics(connection, time_range=time_range)
+    summed_up = rows(database, "SELECT count(DISTINCT hour), sum(measured) FROM workflow_metrics_hourly")[0]
+    assert summed_up[0] in {39, 40}
+    # A row or two may have left the window meanwhile, and a new one of each kind is there.
+    assert before.error_breakdown["NetworkError"] - after.error_breakdown["NetworkError"] in {-1, 0, 1}
+    assert abs(after.ai.tokens - before.ai.tokens) <= 500
+    assert abs(after.ai.cost - before.ai.cost) <= 2
+    for name in ("stage_durations", "state_durations"):
+        ((key, old),) = getattr(before, name).items()
+        ((same_key, new),) = getattr(after, name).items()
+        assert key == same_key
+        assert abs(new.count - old.count) <= 1
+        assert new.avg == pytest.approx(old.avg, rel=0.1)
+        assert new.p50 == pytest.approx(old.p50, rel=0.1)
+        assert new.p95 == pytest.approx(old.p95, rel=0.06)
+
+
+def test_what_no_figure_can_hold_is_counted_and_adds_nothing(database: Database, config: WorkflowConfig) -> None:
+    _measure_for_hours(database, hours=10)
+    rows(
+        database,
+        "INSERT INTO workflow_metrics (metric_id, metric_type, metric_name, metric_value, created_at)"
+        " SELECT uuid_v7(t.at), 'stage_duration', 'odd', k.value, t.at"
+        " FROM (SELECT clock_timestamp() - interval '5 hours' AS at) AS t,"
+        " (VALUES ('NaN'::numeric), (1e30), (-1), (0)) AS k (value)",
+    )
+    assert run_upkeep(database, config=config).problems == []
+    with database.begin() as connection:
+        found = get_metrics(connection)
+    assert found.stage_durations["odd"].count == 4
+    assert found.stage_durations["odd"].avg == -0.25
+    assert 0 < found.ai.cost <= 151
+
+
+def test_sums_leave_with_their_measurements(database: Database, config: WorkflowConfig) -> None:
+    rows(
+        database,
+        "INSERT INTO workflow_metrics_hourly (hour, metric_type, metric_name, bucket, measured, total)"
+        " SELECT date_trunc('hour', now()) - d * interval '1 day', 'error', 'X', 0, 1, 1"
+        " FROM unnest(ARRAY[89, 91]) AS d",
+    )
+    assert run_upkeep(database, config=config).problems == []
+    assert len(rows(database, "SELECT FROM workflow_metrics_hourly")) == 1
 
 
 def test_nothing_is_measured_with_metrics_switched_off_and_the_rest_stays(
@@ -246,6 +318,20 @@ def test_a_window_reads_its_own_measurements_only(crowded: Database) -> None:
         crowded, "metrics", "summarize", metric_types=["stage_duration", "error"], time_range=timedelta(minutes=15)
     )
     assert not any("Seq Scan" in node["Node Type"] and node["Plan Rows"] > 1 for node in plan)
+
+
+def test_a_long_window_is_read_from_its_sums_and_the_rows_beside_them(crowded: Database) -> None:
+    with crowded.begin() as connection:
+        rows(connection, "SELECT metrics_fold(24 * 80)")
+        rows(connection, "ANALYZE workflow_metrics_hourly")
+        window = connection.execute(load("metrics")["get_window"], {"time_range": timedelta(days=30)}).mappings().one()
+    assert window["whole_until"] is not None
+    plan = explain(crowded, "metrics", "list_buckets", metric_types=["stage_duration", "error"], **window)
+    read = [node for node in plan if str(node.get("Relation Name", "")).startswith("workflow_metrics_2")]
+    assert read
+    assert all("Seq Scan" not in node["Node Type"] or node["Plan Rows"] <= 1 for node in read)
+    # Of 43,200 measurements those of three hours at most: the one before the first whole hour, and the newest two.
+    assert sum(node["Plan Rows"] for node in read) < 2000
 
 
 def test_upkeep_looks_at_the_oldest_first_and_not_at_all_there_is(crowded: Database) -> None:

@@ -408,10 +408,11 @@ def test_a_bulk_load_is_analyzed(database: Database, config: WorkflowConfig) -> 
         "history_drop(text)",
         "history_ensure_partitions(int)",
         "history_fingerprint(text)",
+        "metrics_fold(int)",
         "upkeep_analyze(bigint, double precision)",
         "workflow_retire(uuid[])",
     ],
 )
-def test_removing_history_is_granted_to_nobody(database: Database, function: str) -> None:
+def test_the_rewriting_of_history_is_granted_to_nobody(database: Database, function: str) -> None:
     allowed = "SELECT has_function_privilege('pg_monitor', to_regprocedure(:function), 'EXECUTE')"
     assert value(database, allowed, function=function) is False

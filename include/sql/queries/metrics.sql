@@ -1,14 +1,46 @@
+-- name: get_window
+-- Read where a window begins, and which of its whole hours are summed up; NULL where none is.
+SELECT w.since, w.whole_from, CASE WHEN f.folded_until > w.whole_from THEN f.folded_until END AS whole_until
+FROM (
+    SELECT n.since, date_trunc('hour', n.since + interval '1 hour' - interval '1 microsecond', 'UTC') AS whole_from
+    FROM (SELECT statement_timestamp() - CAST(:time_range AS interval) AS since) AS n
+) AS w
+CROSS JOIN workflow_metrics_folded AS f;
+
 -- name: summarize
 -- Sum up what was measured in a window, by type and name; the bound on the key only chooses the partitions.
 SELECT
-    m.metric_type, m.metric_name, count(*) AS measured, sum(m.metric_value) AS total, avg(m.metric_value) AS average,
-    percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY m.metric_value) AS percentiles
+    m.metric_type, m.metric_name, count(*) AS measured,
+    coalesce(sum(m.metric_value) FILTER (WHERE abs(m.metric_value) < 1e9), 0) AS total,
+    percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY least(m.metric_value, 1e9)) AS percentiles
 FROM workflow_metrics AS m
 WHERE m.metric_type = ANY(CAST(:metric_types AS text []))
     AND m.created_at >= statement_timestamp() - CAST(:time_range AS interval)
     AND m.metric_id >= uuid_v7_floor(statement_timestamp() - CAST(:time_range AS interval) - interval '5 minutes')
 GROUP BY m.metric_type, m.metric_name
 ORDER BY m.metric_type, m.metric_name;
+
+-- name: list_buckets
+-- Sum up a window of which whole hours are summed up, by type, name and bucket; only what is not is read row by row.
+SELECT c.metric_type, c.metric_name, c.bucket, sum(c.measured) AS measured, sum(c.total) AS total
+FROM (
+    SELECT h.metric_type, h.metric_name, h.bucket, h.measured, h.total
+    FROM workflow_metrics_hourly AS h
+    WHERE h.metric_type = ANY(CAST(:metric_types AS text [])) AND h.hour >= :whole_from AND h.hour < :whole_until
+    UNION ALL
+    SELECT m.metric_type, m.metric_name, metric_bucket(m.metric_value), 1, CASE WHEN abs(m.metric_value) < 1e9 THEN m.metric_value ELSE 0 END
+    FROM workflow_metrics AS m
+    WHERE m.metric_type = ANY(CAST(:metric_types AS text []))
+        AND m.created_at >= :since AND m.created_at < :whole_from
+        AND m.metric_id >= uuid_v7_floor(:since - interval '5 minutes') AND m.metric_id < uuid_v7_floor(:whole_from + interval '5 minutes')
+    UNION ALL
+    SELECT m.metric_type, m.metric_name, metric_bucket(m.metric_value), 1, CASE WHEN abs(m.metric_value) < 1e9 THEN m.metric_value ELSE 0 END
+    FROM workflow_metrics AS m
+    WHERE m.metric_type = ANY(CAST(:metric_types AS text []))
+        AND m.created_at >= :whole_until AND m.metric_id >= uuid_v7_floor(:whole_until - interval '5 minutes')
+) AS c
+GROUP BY c.metric_type, c.metric_name, c.bucket
+ORDER BY c.metric_type, c.metric_name, c.bucket;
 
 -- name: list_retried
 -- Find the workflows retried most often in a window.

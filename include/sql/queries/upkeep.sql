@@ -112,6 +112,14 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone;
 
+-- name: fold_metrics
+-- Sum up the next hours of what was measured; returns how many.
+SELECT metrics_fold(:hours);
+
+-- name: thin_hours
+-- Delete the sums of hours that have had their time.
+DELETE FROM workflow_metrics_hourly WHERE hour < now() - make_interval(days => :days);
+
 -- name: thin_reports
 -- Delete the reports of old upkeeps.
 DELETE FROM upkeep_run WHERE started_at < now() - make_interval(days => :days);

@@ -1,12 +1,14 @@
 """The figures of the API: what a window was like (`get_metrics`) and how things stand (`get_dashboard`).
 
-Windows are read from `workflow_metrics` by its index, present figures from counters and from indexes of a few rows; the
-queue is never counted. With ENABLE_WORKFLOW_METRICS off nothing is measured: windows are empty, the rest stays.
+Windows are read from `workflow_metrics` by its index, and where upkeep has summed up hours, from these sums; present
+figures from counters and from indexes of a few rows. The queue is never counted. With ENABLE_WORKFLOW_METRICS off
+nothing is measured: windows are empty, the rest stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 _STATES = "state_duration"
 _MEASURED = ("stage_duration", "error", "requests", "tokens", "cost")
 _MOST_RETRIED = 100
+_BUCKET_RATIO = 1.1
+"""How much the upper end of a bucket of durations is above its lower one, as in `metric_bucket` (migration 0030)."""
 _CLOSED = "closed"
 _STUCK_FACTOR = 2
 """A stage counts as stuck after this many times its allowed length: ten minutes by default."""
@@ -49,7 +53,7 @@ class TimeRange(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Durations:
-    """How long something took, in seconds; the percentiles are interpolated."""
+    """How long something took, in seconds; percentiles are interpolated, or off by 5 % where hours were summed up."""
 
     count: int
     avg: float
@@ -109,17 +113,19 @@ def get_metrics(connection: Connection, *, time_range: TimeRange = TimeRange.DAY
     durations: dict[str, dict[str, Durations]] = {_STATES: {}, "stage_duration": {}}
     totals = {"requests": 0.0, "tokens": 0.0, "cost": 0.0}
     errors: dict[str, int] = {}
-    window = {"time_range": time_range.length}
-    for row in connection.execute(queries["summarize"], {**window, "metric_types": measured}):
+    for row in _summarize(connection, time_range=time_range, metric_types=measured):
         if row.metric_type in durations:
-            p50, p95 = row.percentiles
             durations[row.metric_type][row.metric_name] = Durations(
-                count=row.measured, avg=round(float(row.average), 3), p50=round(p50, 3), p95=round(p95, 3)
+                count=row.measured,
+                avg=round(row.total / row.measured, 3),
+                p50=round(row.p50, 3),
+                p95=round(row.p95, 3),
             )
         elif row.metric_type == "error":
             errors[row.metric_name] = row.measured
         else:
-            totals[row.metric_type] += float(row.total)
+            totals[row.metric_type] += row.total
+    window = {"time_range": time_range.length}
     retried = connection.execute(queries["list_retried"], {**window, "most": _MOST_RETRIED})
     return Metrics(
         time_range=time_range,
@@ -130,6 +136,55 @@ def get_metrics(connection: Connection, *, time_range: TimeRange = TimeRange.DAY
         throughput_per_hour=_pace(connection, time_range)[0],
         ai=AiUsage(requests=round(totals["requests"]), tokens=round(totals["tokens"]), cost=round(totals["cost"], 6)),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sum:
+    metric_type: str
+    metric_name: str
+    measured: int
+    total: float
+    p50: float
+    p95: float
+
+
+def _summarize(connection: Connection, *, time_range: TimeRange, metric_types: Sequence[str]) -> Iterator[_Sum]:
+    """Sum up a window by type and name: row by row, or by whole hours that are summed up and the rows beside them."""
+    queries = load("metrics")
+    types = {"metric_types": list(metric_types)}
+    window = connection.execute(queries["get_window"], {"time_range": time_range.length}).mappings().one()
+    if window["whole_until"] is None:
+        for row in connection.execute(queries["summarize"], {**types, "time_range": time_range.length}):
+            p50, p95 = row.percentiles
+            yield _Sum(
+                metric_type=row.metric_type,
+                metric_name=row.metric_name,
+                measured=row.measured,
+                total=float(row.total),
+                p50=p50,
+                p95=p95,
+            )
+        return
+    found = connection.execute(queries["list_buckets"], {**types, **window})
+    for (metric_type, metric_name), rows in itertools.groupby(found, lambda row: (row.metric_type, row.metric_name)):
+        buckets = list(rows)
+        counts = [(row.bucket, int(row.measured)) for row in buckets]
+        yield _Sum(
+            metric_type=metric_type,
+            metric_name=metric_name,
+            measured=sum(count for _, count in counts),
+            total=float(sum(row.total for row in buckets)),
+            p50=_percentile(counts, 0.5),
+            p95=_percentile(counts, 0.95),
+        )
+
+
+def _percentile(counts: Sequence[tuple[int, int]], share: float) -> float:
+    """Return the middle of the bucket that has the value below which `share` of all are; buckets are in their order."""
+    wanted = share * (sum(count for _, count in counts) - 1)
+    passed = itertools.accumulate(count for _, count in counts)
+    bucket = next(bucket for (bucket, _), count in zip(counts, passed, strict=True) if count > wanted)
+    return float(_BUCKET_RATIO ** (bucket + 0.5))
 
 
 def get_dashboard(connection: Connection, *, config: WorkflowConfig) -> Dashboard:

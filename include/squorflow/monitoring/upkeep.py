@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _BATCH = 1000
 _CHANGED_ROWS, _CHANGED_SHARE = 10_000, 0.2
 _REPORT_DAYS = 90
+_HOURS = 24
 _QUIET_DAYS = 30
 """How long nobody has asked an image host for anything before its breaker is forgotten."""
 
@@ -75,6 +76,8 @@ def run_upkeep(database: Database, *, config: WorkflowConfig) -> UpkeepReport:
         queries = load("upkeep")
         with _reporting(report, "partitions were not made"), database.begin() as connection:
             report.partitions_made = connection.execute(queries["ensure_partitions"]).scalar_one()
+        with _reporting(report, "hours of measurements were not summed up"):
+            _fold(database, config=config)
         # The archive may be away: everything else goes on, and nothing leaves the database without it.
         with _reporting(report, "nothing was archived"):
             report.heads_exported = export_heads(database, config=config) or 0
@@ -90,6 +93,17 @@ def run_upkeep(database: Database, *, config: WorkflowConfig) -> UpkeepReport:
                 content = to_json(dataclasses.asdict(report))
                 connection.execute(queries["record_run"], {"started_at": started_at, "report": content})
     return report
+
+
+def _fold(database: Database, *, config: WorkflowConfig) -> None:
+    """Sum up the hours that are over, a day at a time, and let go of sums whose measurements have left."""
+    queries = load("upkeep")
+    hours = _HOURS
+    while hours == _HOURS:
+        with database.begin() as connection:
+            hours = connection.execute(queries["fold_metrics"], {"hours": _HOURS}).scalar_one()
+    with database.begin() as connection:
+        connection.execute(queries["thin_hours"], {"days": config.retention_metrics_days})
 
 
 def _thin(database: Database, *, report: UpkeepReport, config: WorkflowConfig) -> None:
