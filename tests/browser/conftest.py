@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from sqlalchemy import create_engine, text
 
 from support import site as sites
 from support.api_server import ApiServer, api_server
 from support.browsing import PATIENCE, Opener, Told
-from support.site import Site
+from support.site import INDEX, RUN_ID, Site
 from support.skips import EXCUSE
 
 _airflow_home = tempfile.TemporaryDirectory(prefix="squorflow-airflow-")
@@ -23,6 +26,13 @@ os.environ.setdefault("AIRFLOW_HOME", _airflow_home.name)
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 expect.set_options(timeout=PATIENCE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests wait longer for the server and what it holds: on a busy machine that takes minutes."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +46,30 @@ def server() -> Iterator[ApiServer]:
 def site(server: ApiServer) -> Site:
     """What its workflow database holds."""
     return sites.fill(server.database, home=server.airflow.home)
+
+
+@pytest.fixture(scope="session")
+def run(server: ApiServer) -> str:
+    """A run of product_workflow in Airflow, by the name of the one whose products there are."""
+    subprocess.run(
+        server.airflow.command("dags", "reserialize"),
+        env=server.airflow.environment(),
+        check=True,
+        capture_output=True,
+    )
+    made = server.as_("admin").post(
+        "/api/v2/dags/product_workflow/dagRuns", json={"dag_run_id": RUN_ID, "logical_date": None}
+    )
+    assert made.status_code == 200, made.text
+    engine = create_engine(server.airflow.postgres.url("airflow"))
+    with engine.begin() as connection:
+        # What the scheduler does for a mapped task: it gives it an index.
+        mapped = text(
+            "UPDATE task_instance SET map_index = :index WHERE task_id = 'product.scoring' AND run_id = :run_id"
+        )
+        connection.execute(mapped, {"index": INDEX, "run_id": RUN_ID})
+    engine.dispose()
+    return RUN_ID
 
 
 @pytest.fixture(scope="module")

@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-from urllib.parse import quote
-
-import pytest
 from playwright.sync_api import FrameLocator, Page, expect
-from sqlalchemy import create_engine, text
 
 from support.api_server import ApiServer
 from support.browsing import PATIENCE, Opener, Told
-from support.site import OWNER, RUN_ID, Site
+from support.site import INDEX, OWNER, RUN_PAGE, Site
 from support.workflows import value
-
-INDEX = 3
-RUN_PAGE = f"/dags/product_workflow/runs/{quote(RUN_ID, safe='')}"
 
 
 def frame(page: Page) -> FrameLocator:
     return page.frame_locator("iframe")
-
-
-@pytest.fixture(scope="module")
-def run(server: ApiServer) -> str:
-    """A run of product_workflow in Airflow, by the name of the one whose products there are."""
-    subprocess.run(
-        server.airflow.command("dags", "reserialize"),
-        env=server.airflow.environment(),
-        check=True,
-        capture_output=True,
-    )
-    made = server.as_("admin").post(
-        "/api/v2/dags/product_workflow/dagRuns", json={"dag_run_id": RUN_ID, "logical_date": None}
-    )
-    assert made.status_code == 200, made.text
-    engine = create_engine(server.airflow.postgres.url("airflow"))
-    with engine.begin() as connection:
-        # What the scheduler does for a mapped task: it gives it an index.
-        mapped = text(
-            "UPDATE task_instance SET map_index = :index WHERE task_id = 'product.scoring' AND run_id = :run_id"
-        )
-        connection.execute(mapped, {"index": INDEX, "run_id": RUN_ID})
-    engine.dispose()
-    return RUN_ID
 
 
 def test_airflows_navigation_leads_to_the_workflows_and_its_address_carries_the_filter(

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from support.api_server import ApiServer
 from support.browsing import PATIENCE, Opener
-from support.site import Site
+from support.site import INDEX, RUN_PAGE, Site
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +42,17 @@ def test_the_overview_inside_airflow(site: Site, open_page: Opener, folder: Path
     expect(shown.locator(".chart canvas").last).to_be_visible(timeout=PATIENCE)
     expect(shown.locator("#pulse")).to_have_attribute("data-pulse", "live", timeout=PATIENCE)
     keep(page, folder / f"overview-{mode}.png")
+
+
+def test_the_tabs_inside_airflow(run: str, site: Site, open_page: Opener, folder: Path) -> None:
+    for name, path, there in (
+        ("run", f"{RUN_PAGE}/plugin/products", "#rows tbody tr"),
+        ("task", f"{RUN_PAGE}/tasks/product.scoring/mapped/{INDEX}/plugin/workflow", ".product-line"),
+    ):
+        page = open_page(path)
+        page.set_viewport_size({"width": 1280, "height": 900})
+        expect(page.frame_locator("iframe").locator(there).first).to_be_visible(timeout=PATIENCE)
+        keep(page, folder / f"{name}.png")
 
 
 def test_the_other_pages(server: ApiServer, site: Site, open_page: Opener, folder: Path) -> None:

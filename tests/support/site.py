@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 from uuid import UUID
 
 from squorflow.config import WorkflowConfig
@@ -30,6 +31,10 @@ from support.image_server import ImageServer
 from support.workflows import LEASE, PATHS, rows
 
 RUN_ID = "manual__2026-11-25T08:00:00+00:00"
+RUN_PAGE = f"/dags/product_workflow/runs/{quote(RUN_ID, safe='')}"
+"""Where Airflow shows it."""
+INDEX = 3
+"""A map index of it, of which Airflow has a task instance of product.scoring."""
 OWNER = f"airflow:airflow/product_workflow/{RUN_ID}"
 HOSTILE_NAME = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script> Oats"
 PAST = 260
