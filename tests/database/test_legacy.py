@@ -157,6 +157,38 @@ def test_what_the_old_system_knew_of_a_product_is_what_discovery_reads(old: Data
     assert all(one.product_name and one.source_url for one in listed)
 
 
+def test_json_that_jsonb_cannot_hold_stops_nothing(blank: Database) -> None:
+    make_legacy(blank, count=30)
+    rows(
+        blank, "ALTER TABLE processing_queue ALTER stage_details TYPE json, ALTER stage_details SET DEFAULT '{}'::json"
+    )
+    rows(blank, "ALTER TABLE source_page ADD COLUMN raw_data json")
+    (seen, paged) = [
+        row.queue_id for row in rows(blank, "SELECT queue_id FROM processing_queue WHERE status = 'pending' LIMIT 2")
+    ]
+    escaped = '{"name": "Oat\\u0000 \\\\u0000", "url": "https://shop.example/oat"}'
+    rows(
+        blank,
+        "UPDATE processing_queue SET stage_details = CAST(:json AS json) WHERE queue_id = :id",
+        json=escaped,
+        id=seen,
+    )
+    rows(blank, "UPDATE processing_queue SET stage_details = '{}' WHERE queue_id = :id", id=paged)
+    rows(blank, "UPDATE source_page SET raw_data = CAST(:json AS json)", json=escaped)
+    before = catalog(blank)
+    assert sum(share.workflows for share in legacy.count_waiting(blank)) == 30
+    upgrade(blank)
+    assert legacy.import_rows(blank).refused == {}
+    names = value(
+        blank,
+        "SELECT array_agg(crawler_data ->> 'name') FROM workflow_payload WHERE workflow_id = ANY (:ids)",
+        ids=[seen, paged],
+    )
+    assert names == ["Oat\ufffd \\u0000"] * 2
+    assert migrations.undo_all(blank) == []
+    assert catalog(blank) == before
+
+
 def test_an_import_is_no_news_and_no_alarm(old: Database) -> None:
     upgrade(old)
     legacy.import_rows(old)
@@ -293,7 +325,7 @@ def test_an_import_killed_half_way_goes_on_where_it_was(blank: Database) -> None
     assert importer.stdout is not None
     try:
         assert "applied 0001" in importer.stdout.readline()
-        wait_until(lambda: _imported(blank) >= count // 5)
+        wait_until(lambda: _imported(blank) >= count // 5, patience_seconds=1200)
     finally:
         importer.kill()
         importer.communicate()
@@ -339,6 +371,7 @@ def _imported(database: Database) -> int:
 # And back.
 
 
+@pytest.mark.timeout(1800)
 def test_downgrade_gives_the_old_queue_back_and_up_again_imports_it_anew(blank: Database) -> None:
     old, size = blank, int(os.environ.get("SQUORFLOW_TEST_LEGACY_ROWS", COUNT))
     make_legacy(old, count=size)

@@ -25,9 +25,9 @@ TESTS = Path(__file__).parents[1]
 PATIENCE_SECONDS = 60
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool], *, patience_seconds: float = PATIENCE_SECONDS) -> None:
     """Wait for a condition; what it waits for happens in other processes."""
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + patience_seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.02)

@@ -6,15 +6,20 @@ SELECT EXISTS (
 ) AS legacy, to_regproc('legacy_describe') IS NOT NULL AS upgraded;
 
 -- name: count_waiting
--- Count the rows without a state by what decides on it; reads the columns through JSON, as they may be anything yet.
+-- Count the rows without a state by what decides on it; a column that is not there yet is read as NULL of the row beside it.
 SELECT j.status, j.stage, j.may_retry, count(*) AS workflows
 FROM (
     SELECT
-        r.row ->> 'status' AS status, r.row ->> 'stage' AS stage,
-        coalesce((r.row ->> 'retry_count')::numeric, 0) < coalesce((r.row ->> 'max_retries')::numeric, 3)
-        AND r.row ->> 'next_retry_at' IS NOT NULL AND r.row ->> 'next_retry_at' NOT LIKE '%infinity' AS may_retry
-    FROM (SELECT to_jsonb(q) AS row FROM processing_queue AS q) AS r
-    WHERE coalesce(r.row ->> 'trail_sequence', '0') = '0'
+        NULL::text AS status, NULL::text AS stage, NULL::text AS retry_count, NULL::text AS max_retries, NULL::text AS next_retry_at,
+        NULL::text AS trail_sequence
+) AS missing
+CROSS JOIN LATERAL (
+    SELECT
+        status::text AS status, stage::text AS stage,
+        coalesce(retry_count::numeric, 0) < coalesce(max_retries::numeric, 3)
+        AND next_retry_at IS NOT NULL AND next_retry_at::text NOT LIKE '%infinity' AS may_retry
+    FROM processing_queue
+    WHERE coalesce(trail_sequence::text, '0') = '0'
 ) AS j
 GROUP BY j.status, j.stage, j.may_retry
 ORDER BY j.status, j.stage, j.may_retry;

@@ -24,6 +24,8 @@ DECLARE
     v record;
     v_to text;
     v_back text;
+    -- json may hold the escaped character 0, and jsonb and text may not.
+    v_json text := $json$regexp_replace(%I::text, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g')::jsonb$json$;
 BEGIN
     -- Tables of the old system that have the names of ours keep their rows, keys and grants, in the schema legacy.
     FOR v IN
@@ -100,6 +102,9 @@ BEGIN
             ('locked_at', 'timestamp with time zone'), ('lease_expires_at', 'timestamp with time zone'), ('locked_by', 'text'),
             ('product_name', 'text'), ('brand_name', 'text'), ('source_url', 'text'),
             ('last_error', 'text'), ('error_category', 'character varying'), ('error_details', 'jsonb')
+            UNION
+            SELECT j.attname, 'jsonb' FROM pg_attribute AS j
+            WHERE j.attrelid = v_queue AND j.atttypid = 'json'::regtype AND NOT j.attisdropped AND j.attgenerated = ''
         ) AS w (name, type)
         INNER JOIN pg_attribute AS a ON a.attrelid = v_queue AND a.attname = w.name AND NOT a.attisdropped
     LOOP
@@ -111,7 +116,7 @@ BEGIN
                 THEN format('%I::timestamp AT TIME ZONE %L', v.name, v_zone)
             WHEN v.wanted IN ('text', 'character varying') THEN format('%I::text', v.name)
             WHEN v.wanted = 'integer' AND v.has IN ('smallint', 'bigint', 'numeric') THEN format('least(greatest(%I, -1), 1000000)::int', v.name)
-            WHEN v.wanted = 'jsonb' AND v.has = 'json' THEN format('%I::jsonb', v.name)
+            WHEN v.wanted = 'jsonb' AND v.has = 'json' THEN format(v_json, v.name)
             WHEN v.wanted = 'jsonb' AND v.has IN ('text', 'character varying') THEN format('to_jsonb(%I::text)', v.name)
         END;
         IF v_to IS NULL THEN
