@@ -122,6 +122,15 @@ def test_our_settings_are_ones_that_we_have_and_make_sense(
     assert "airflow pools set squorflow_enrichment 8 " in services["airflow-init"]["command"][-1]
 
 
+def test_the_values_for_kubernetes_set_what_we_have_for_the_airflow_we_are_tested_with() -> None:
+    values = yaml.safe_load((ROOT / "docs" / "kubernetes" / "values.yaml").read_text(encoding="utf-8"))
+    assert f"ARG AIRFLOW_VERSION={values['airflowVersion']}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    known = {f"WORKFLOW_{name.upper()}" for name in WorkflowConfig.model_fields}
+    assert {one["name"] for one in values["env"]} <= known
+    grace = values["workers"]["celery"]["terminationGracePeriodSeconds"]
+    assert grace > WorkflowConfig().processing_timeout.total_seconds()
+
+
 def test_all_processes_have_the_same_settings_and_airflow_s_database_is_not_ours(services: dict[str, Any]) -> None:
     base = services["airflow-scheduler"]["environment"]
     for name in COMPONENTS:
