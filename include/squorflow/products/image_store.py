@@ -71,12 +71,14 @@ class ImageStore:
                 raise
             raise SystemFault(
                 f"The image {key} cannot be read from the store {self._store.root}. "
-                "Check that every worker sees that store.",
+                "Check that every worker sees that store; where the image is lost, cancel the workflow, and "
+                "`squorflow reprocess` fetches it again.",
                 code="image_store_read",
             ) from error
         if hashlib.sha256(content).hexdigest() != sha256:
             raise SystemFault(
-                f"The image {key} in the store {self._store.root} is damaged. Delete it; it will be fetched again.",
+                f"The image {key} in the store {self._store.root} is damaged. Delete it, cancel the workflow, and "
+                "`squorflow reprocess` fetches it again.",
                 code="image_store_damaged",
             )
         return content
