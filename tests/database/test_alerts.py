@@ -190,14 +190,14 @@ def test_what_alerts_read_is_found_by_index_among_a_hundred_thousand_workflows(d
     parameters = {"window": timedelta(hours=1), "patience": timedelta(minutes=15), "most": 1000}
     partition = value(database, "SELECT DISTINCT CAST(CAST(tableoid AS regclass) AS text) FROM workflow_transitions")
     used = {
-        "count_ends": f"Index Scan using {partition}",
-        "list_stuck": "queue_listing",
+        "count_ends": {f"Index Scan using {partition}"},
+        "list_stuck": {"queue_listing", "queue_by_stage"},  # both begin with the state
     }
-    for name, index in used.items():
+    for name, indexes in used.items():
         query = load("alerts")[name]
         with database.begin() as connection:
             bound = {key: parameters[key] for key in query.compile().params}
             plan = "\n".join(connection.execute(text("EXPLAIN " + query.text), bound).scalars())
-        assert index in plan.replace("Index Scan Backward", "Index Scan")
+        assert any(index in plan.replace("Index Scan Backward", "Index Scan") for index in indexes)
         assert f"Seq Scan on {partition}" not in plan
         assert "Seq Scan on processing_queue" not in plan

@@ -258,7 +258,7 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
             "series",
             "count_completions",
             {"time_range": timedelta(days=1), "slice_seconds": 1800},
-            {"queue_completed", "queue_listing"},  # here none is completed, and both know that at once
+            {"queue_completed", "queue_listing", "queue_by_stage"},  # here none is completed, and all know that at once
         ),
         ("dossier", "get_standing", {"workflow_id": UUID(int=1)}, BY_KEY),
         ("dossier", "find_latest_workflow", {"product_id": UUID(int=1)}, {"queue_product"}),

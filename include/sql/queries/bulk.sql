@@ -1,5 +1,5 @@
 -- name: count_matching
--- Count what an operation would cover.
+-- Count what an operation would cover. Words: as an array, or the OR beside it keeps their ids from the key.
 SELECT count(*)
 FROM processing_queue AS q
 WHERE q.workflow_state = ANY(CAST(:states AS text []))
@@ -9,9 +9,9 @@ WHERE q.workflow_state = ANY(CAST(:states AS text []))
     AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
     AND (
         CAST(:words AS text) IS NULL
-        OR q.queue_id IN (
+        OR q.queue_id = ANY(ARRAY(
             SELECT p.workflow_id FROM workflow_payload AS p WHERE workflow_words(p.crawler_data) @@ to_tsquery('simple', :words)
-        )
+        ))
     );
 
 -- name: insert_operation
@@ -32,10 +32,10 @@ item AS (
         AND (CAST(:last_error AS text) IS NULL OR q.last_error = :last_error)
         AND (
             CAST(:words AS text) IS NULL
-            OR q.queue_id IN (
+            OR q.queue_id = ANY(ARRAY(
                 SELECT p.workflow_id FROM workflow_payload AS p
                 WHERE workflow_words(p.crawler_data) @@ to_tsquery('simple', :words)
-            )
+            ))
         )
     RETURNING workflow_id
 )

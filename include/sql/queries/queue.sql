@@ -29,11 +29,16 @@ stored AS (
 SELECT i.ordinal, i.workflow_id FROM item AS i INNER JOIN inserted AS n ON n.queue_id = i.workflow_id ORDER BY i.ordinal;
 
 -- name: list_copies
--- Find the workflows that keep items with these dedupe keys out.
-SELECT k.ordinal - 1 AS place, q.queue_id AS workflow_id
+-- Find the workflows that keep items with these dedupe keys out: one look into the index for each key.
+SELECT k.ordinal - 1 AS place, c.workflow_id
 FROM unnest(CAST(:dedupe_keys AS text [])) WITH ORDINALITY AS k (dedupe, ordinal)
-INNER JOIN processing_queue AS q
-    ON q.dedupe_key = decode(k.dedupe, 'hex') AND q.dedupe_key IS NOT NULL AND q.workflow_state <> 'cancelled';
+CROSS JOIN LATERAL (
+    SELECT q.queue_id AS workflow_id
+    FROM processing_queue AS q
+    WHERE q.dedupe_key = decode(k.dedupe, 'hex') AND q.dedupe_key IS NOT NULL AND q.workflow_state <> 'cancelled'
+    -- There is but one. To say so keeps a batch from being joined to the whole queue.
+    LIMIT 1
+) AS c;
 
 -- name: queue_created
 -- Queue workflows that were just created, in the order given: a microsecond apart, so that claims keep it.
