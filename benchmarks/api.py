@@ -179,6 +179,9 @@ def fill(database: Database, *, rows: int, config: WorkflowConfig) -> None:
     with database.session() as session:
         session.execute(text("SET statement_timeout = 0"))
         session.execute(text(f"VACUUM ANALYZE {', '.join(COPIES)}"))
+        # As upkeep does, hour by hour.
+        session.execute(text("SELECT metrics_fold(:hours)"), {"hours": SPREAD // timedelta(hours=1) + 24})
+        session.execute(text("ANALYZE workflow_metrics_hourly"))
 
 
 def _copy(connection: Connection, table: str, *, rows: int) -> None:
