@@ -32,7 +32,8 @@ SETTINGS = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "180",
     "WORKFLOW_ENRICHMENT_POOL": "default_pool",
-    "WORKFLOW_BATCH_SIZE": "100",
+    # Airflow's scheduler looks at every waiting task of all active runs in each round, so few at once go faster.
+    "WORKFLOW_BATCH_SIZE": "10",
 }
 
 
