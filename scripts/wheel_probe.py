@@ -21,6 +21,7 @@ from squorflow.workflow import audit
 from squorflow.workflow.queue import enqueue
 
 PRODUCTS = 3
+PREFIXES = {"/api/v1/workflow", "/squorflow"}
 
 
 def check_workflow() -> str:
@@ -42,13 +43,20 @@ def check_workflow() -> str:
 
 
 def check_plugin() -> str:
-    """Find the plugin by its entry point, and the API it mounts."""
+    """Find the plugin by its entry point, and the API and the dashboard it mounts, templates included."""
+    from squorflow.dashboard.pages import templates
+
     (plugin,) = [one.load() for one in entry_points(group="airflow.plugins") if one.name == "squorflow"]
-    (mounted,) = plugin().fastapi_apps
-    paths = {getattr(route, "path", "") for route in mounted["app"].routes}
-    if mounted["url_prefix"] != "/api/v1/workflow" or len(paths) < 5:  # noqa: PLR2004 - status, history, three actions
-        raise SystemExit(f"the plugin mounts {sorted(paths)} at {mounted['url_prefix']}")
-    return f"plugin and API with {len(paths)} paths"
+    paths = {
+        mounted["url_prefix"]: {getattr(route, "path", "") for route in mounted["app"].routes}
+        for mounted in plugin().fastapi_apps
+    }
+    if paths.keys() != PREFIXES or min(map(len, paths.values())) < 5:  # noqa: PLR2004 - the nouns of either
+        raise SystemExit(f"the plugin mounts {paths}")
+    pages = [templates().get_template(name) for name in templates().list_templates(extensions=["html"])]
+    if not pages:
+        raise SystemExit("the dashboard has no templates")
+    return f"plugin, {len(pages)} templates, paths: {', '.join(f'{len(paths[one])} at {one}' for one in paths)}"
 
 
 def check_dags(folder: Path) -> str:

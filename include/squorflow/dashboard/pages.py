@@ -39,7 +39,8 @@ def static_version() -> str:
 
 
 @cache
-def _environment() -> Environment:
+def templates() -> Environment:
+    """Return the pages' templates with what all of them may use."""
     environment = Environment(
         loader=PackageLoader("squorflow.dashboard"),
         autoescape=True,
@@ -76,7 +77,7 @@ def render(
         "airflow": links.Airflow(root),
         **facts,
     }
-    page = _environment().get_template(f"{template}.html")
+    page = templates().get_template(f"{template}.html")
     if request.headers.get("hx-request") == "true" and "live" in page.blocks:
         body = "".join(page.blocks["live"](page.new_context(context)))
     else:
