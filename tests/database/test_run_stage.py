@@ -222,6 +222,44 @@ def test_a_stage_that_is_told_to_stop_writes_nothing_and_keeps_its_lease(
     assert workflows.get_events(database, claimed, event_type="stale_write_rejected") == []
 
 
+def test_a_stage_whose_worker_stops_ends_its_lease_and_the_next_try_costs_none(
+    database: Database, claimed: Any, config: WorkflowConfig, play: Callable[[StageFunction], None]
+) -> None:
+    def stage(context: StageContext) -> StageResult:
+        context.cancellation.cancel("its worker is shut down", resumable=True)
+        context.cancellation.check()
+        return StageResult(summary="too late")
+
+    play(stage)
+    with pytest.raises(StageSkipped, match="stopped: its worker is shut down"):
+        _run(database, claimed, config)
+    row = get_row(database, claimed)
+    assert (row.workflow_state, row.locked_by, row.lease_expires_at) == ("waiting", RUN, None)
+    play(lambda _context: StageResult(summary="seen to its end"))
+    assert _run(database, claimed, config).summary == "seen to its end"
+    row = get_row(database, claimed)
+    assert (row.workflow_state, row.retry_count) == ("processing", 0)
+    (move,) = rows(database, "SELECT reason, actor FROM workflow_transitions WHERE to_state = 'waiting'")
+    assert tuple(move) == ("discovery stopped: its worker is shut down", "airflow:test")
+    assert audit.verify(database).problems == ()
+
+
+def test_a_stage_whose_worker_stops_leaves_a_row_alone_that_was_taken_meanwhile(
+    database: Database, claimed: Any, config: WorkflowConfig, play: Callable[[StageFunction], None]
+) -> None:
+    def stage(context: StageContext) -> StageResult:
+        rows(database, "UPDATE processing_queue SET workflow_state = 'suspended'")
+        context.cancellation.cancel("its task was marked", resumable=True)
+        context.cancellation.check()
+        return StageResult(summary="too late")
+
+    play(stage)
+    with pytest.raises(StageSkipped, match="stopped: its task was marked"):
+        _run(database, claimed, config)
+    assert get_state(database, claimed) == "suspended"
+    assert rows(database, "SELECT 1 FROM workflow_transitions WHERE to_state = 'waiting'") == []
+
+
 def test_a_write_after_a_person_cancelled_is_refused_and_leaves_both_tokens(
     database: Database, claimed: Any, config: WorkflowConfig, play: Callable[[StageFunction], None]
 ) -> None:
@@ -299,6 +337,22 @@ def test_a_person_revives_a_suspended_product_by_clearing_its_task(
     with pytest.raises(StageSkipped, match="it is suspended"):
         _run(database, claimed, config)
     assert _run(database, claimed, config, manual=True).status == "done"
+
+
+def test_a_person_who_clears_a_task_that_waits_for_its_retry_is_named_and_gives_it_all_its_tries(
+    database: Database, claimed: Any, config: WorkflowConfig, play: Callable[[StageFunction], None]
+) -> None:
+    play(_raiser(NetworkError("reset")))
+    with pytest.raises(StageFailed):
+        _run(database, claimed, config)
+    play(lambda _context: StageResult(summary="done"))
+    with pytest.raises(StageSkipped, match="its retry is due at"):
+        _run(database, claimed, config)
+    assert get_row(database, claimed).retry_count == 1
+    assert _run(database, claimed, config, manual=True).status == "done"
+    assert get_row(database, claimed).retry_count == 0
+    (move,) = rows(database, "SELECT reason FROM workflow_transitions WHERE from_state = 'retrying'")
+    assert move.reason == "retried by hand in Airflow"
 
 
 def test_a_worker_keeps_its_product_between_stages(

@@ -44,6 +44,28 @@ def _kill_task(scene: Scene) -> None:
     scene.wait_for_state("completed")
 
 
+@scenario("SIGTERM of a task (its worker is shut down)")
+def _end_task(scene: Scene) -> None:
+    with scene.held():
+        scene.queue()
+        task = scene.wait_until_asked()
+        scene.hit()
+        scene.ground.send(task.process, signal.SIGTERM)
+        scene.ground.wait_for(lambda: not _runs(task.process), what="the task's end")
+    scene.wait_for_state("completed")
+
+
+@scenario("task cleared in the UI while it runs")
+def _clear_task(scene: Scene) -> None:
+    with scene.held():
+        scene.queue()
+        task = scene.wait_until_asked()
+        scene.hit()
+        scene.ground.clear(task)
+        scene.ground.wait_for(lambda: not _runs(task.process), what="the task's end")
+    scene.wait_for_state("completed")
+
+
 @scenario("kill -9 of its supervisor; the task lives on")
 def _kill_supervisor(scene: Scene) -> None:
     with scene.held():

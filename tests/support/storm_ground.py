@@ -158,6 +158,16 @@ class Ground:
         else:
             self._client.patch(path, json={"state": state}).raise_for_status()
 
+    def clear(self, task: RunningTask) -> None:
+        """Press "clear" on one product's stage."""
+        body = {
+            "dry_run": False,
+            "dag_run_id": task.run_id,
+            "task_ids": [[f"product.{task.stage}", task.map_index]],
+            "only_failed": False,
+        }
+        self._client.post(f"/api/v2/dags/{DAG}/clearTaskInstances", json=body).raise_for_status()
+
     def active_runs(self, dag: str = DAG) -> int:
         """Count the runs that are not over."""
         ((count,),) = self.ask_airflow(

@@ -134,7 +134,7 @@ class StageOperator(BaseOperator):
         if self._cancellation is not None:
             reason = f"Airflow ended the task of stage {self.stage}; its worker is shutting down or it was marked."
             self._killed = True
-            self._cancellation.cancel(reason)
+            self._cancellation.cancel(reason, resumable=True)
             raise Cancelled(reason)
 
     def _run(self, context: Context, *, manual: bool) -> StageOutcome:

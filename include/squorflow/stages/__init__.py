@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import Cancelled, CircuitOpen, LeaseLost, RateLimitError, SquorflowError, TransientError
+from squorflow.errors import (
+    Cancelled,
+    CircuitOpen,
+    ErrorCategory,
+    LeaseLost,
+    RateLimitError,
+    SquorflowError,
+    TransientError,
+)
 from squorflow.recovery import incidents, policy
 from squorflow.stages.context import Cancellation, Clients, StageContext, StageResult
 from squorflow.states import Stage
@@ -176,6 +184,8 @@ def run_stage(
         if heartbeat.lost:
             # The heartbeat was first to be refused; the write would have been next.
             _report_stale_write(context, actor=actor)
+        elif cancellation.resumable:
+            _step_aside(context, error, actor=actor)
         raise StageSkipped(f"workflow {workflow_id}: {stage} stopped: {error}") from error
     except timeout_errors as error:
         late = TransientError(
@@ -266,6 +276,30 @@ def _write_failure(
         details=policy.details_of(error, stage=context.stage),
         counts=decision.counts,
     )
+
+
+def _step_aside(context: StageContext, stopped: Cancelled, *, actor: str) -> None:
+    """End the lease of a stage whose worker stops: whoever goes on need not wait for it, and no try is lost."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    reason = f"{context.stage} stopped: {stopped}"
+    try:
+        with context.database.begin() as connection:
+            leases.wait(
+                connection,
+                context.workflow_id,
+                token=context.token,
+                actor=actor,
+                category=ErrorCategory.TRANSIENT.value,
+                delay=timedelta(0),
+                reason=reason,
+                last_error=f"WorkerStopped: {reason}",
+                details={"class": "WorkerStopped", "stage": context.stage.value},
+            )
+    except LeaseLost:
+        log.info("workflow %s: %s was taken over before it stopped", context.workflow_id, context.stage)
+    except SQLAlchemyError as error:
+        log.warning("workflow %s: its lease has to run out (%s)", context.workflow_id, type(error).__name__)
 
 
 def _report_stale_write(context: StageContext, *, actor: str) -> None:

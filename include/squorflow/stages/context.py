@@ -36,12 +36,19 @@ class Cancellation:
     def __init__(self) -> None:
         self._event = Event()
         self._reason = ""
+        self._resumable = False
 
-    def cancel(self, reason: str) -> None:
-        """Ask the stage to stop; the first reason is kept."""
+    def cancel(self, reason: str, *, resumable: bool = False) -> None:
+        """Ask the stage to stop; the first reason is kept. `resumable`: only its worker stops, its owner goes on."""
         if not self._event.is_set():
             self._reason = reason
+            self._resumable = resumable
             self._event.set()
+
+    @property
+    def resumable(self) -> bool:
+        """Say whether the stage was stopped only because its worker stops."""
+        return self._resumable
 
     @property
     def cancelled(self) -> bool:
