@@ -1,6 +1,6 @@
 # Every target installs what it needs into .venv first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench chaos events legacy cluster equal recovery-table wheel-check screenshots vendor docs lock clean
+.PHONY: help demo serve test lint bench chaos events legacy cluster bulk equal recovery-table wheel-check screenshots vendor docs lock clean
 
 BIN := .venv/bin
 
@@ -39,6 +39,9 @@ legacy: .venv/.installed ## 100,000 rows of the old system's queue imported, kil
 
 cluster: .venv/.installed ## 200 products through CeleryExecutor with Redis, one of two workers killed; prints the figures
 	SQUORFLOW_TEST_RESULTS=yes SQUORFLOW_TEST_CLUSTER_PRODUCTS=$(or $(PRODUCTS),200) $(BIN)/python -m pytest -q -s tests/dags/cluster_run.py
+
+bulk: .venv/.installed ## one bulk operation over 100,000 workflows through Airflow, its task killed on the way
+	SQUORFLOW_TEST_RESULTS=yes $(BIN)/python -m pytest -q -s tests/dags/bulk_run.py
 
 equal: .venv/.installed ## 200 real products through the DAG and the orchestrator, which have to leave the same behind
 	SQUORFLOW_TEST_PRODUCTS=200 $(BIN)/python -m pytest -q tests/dags/test_dag_and_orchestrator.py

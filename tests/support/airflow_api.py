@@ -53,9 +53,9 @@ class Api:
         except httpx.TransportError:
             return False
 
-    def wait_for(self, condition: Any) -> None:
+    def wait_for(self, condition: Any, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Return when `condition()` holds; fail when a component ends or patience does."""
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + patience_seconds
         while not condition():
             name = self._processes.ended()
             assert name is None, self._processes.tail(name)

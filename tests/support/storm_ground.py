@@ -78,6 +78,16 @@ class RunningTask:
     try_number: int
 
 
+def is_task(process: psutil.Process) -> bool:
+    """Say whether a process is a task's; its supervisor's title is `airflow worker -- LocalExecutor: …`."""
+    words = _title(process)
+    return words[:3] == ["airflow", "worker", "--"] and len(words) == TITLE_WORDS
+
+
+def _title(process: psutil.Process) -> list[str]:
+    return " ".join(process.cmdline()).split()
+
+
 class Ground:
     """The installation; made by `ground`."""
 
@@ -210,10 +220,8 @@ class Ground:
         processes: dict[str, psutil.Process] = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
-                words = " ".join(process.cmdline()).split()
-                is_task = words[:3] == ["airflow", "worker", "--"] and len(words) == TITLE_WORDS
-                if is_task and os.getsid(process.pid) in self._sessions:
-                    processes[words[-1]] = process
+                if is_task(process) and os.getsid(process.pid) in self._sessions:
+                    processes[_title(process)[-1]] = process
         found = self.ask_airflow(
             """
             SELECT CAST(id AS text) AS id, run_id, map_index, try_number, substr(task_id, 9) AS stage
