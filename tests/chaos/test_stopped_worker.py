@@ -18,6 +18,7 @@ from squorflow.recovery.reaper import nothing_known, reap
 from squorflow.stages.context import Clients, StageResult
 from squorflow.states import Stage
 from squorflow.workflow import audit, leases
+from squorflow.workflow.heartbeat import LOCK_CLASS
 from support import workflows
 from support.processes import PATIENCE_SECONDS, go_on, process, wait_until, worker
 from support.workflows import OTHER_RUN, RUN, Held, enqueue, get_row, get_state, rows, value
@@ -38,7 +39,7 @@ def _locks(database: Database) -> int:
         value(
             database,
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :id",
-            id=leases.LOCK_CLASS,
+            id=LOCK_CLASS,
         )
     )
 

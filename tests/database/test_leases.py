@@ -16,7 +16,7 @@ from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.postgres.queries import load
 from squorflow.states import STAGES, Stage, WorkflowState
-from squorflow.workflow import audit, leases
+from squorflow.workflow import audit, heartbeat, leases
 from squorflow.workflow.transitions import transition
 from support import workflows
 from support.workflows import ACTOR, LEASE, OTHER_RUN, RUN, Held, get_row, get_state, hold_one, rows, value
@@ -444,7 +444,7 @@ def test_hostile_text_in_an_error_does_not_stop_its_being_recorded(database: Dat
 def _extend(database: Database, held: Held) -> int:
     with database.begin() as connection:
         return connection.execute(
-            load("leases")["extend"], {"workflow_id": held.workflow_id, "token": held.token, "lease": LEASE}
+            load("heartbeat")["extend"], {"workflow_id": held.workflow_id, "token": held.token, "lease": LEASE}
         ).rowcount
 
 
@@ -510,19 +510,19 @@ def _locks(database: Database, held: Held) -> int:
             database,
             "SELECT count(*) FROM pg_locks"
             " WHERE locktype = 'advisory' AND classid = :class AND objid = CAST(:key AS oid)",
-            **{"class": leases.LOCK_CLASS, "key": leases.lock_key(held.workflow_id) & 0xFFFFFFFF},
+            **{"class": heartbeat.LOCK_CLASS, "key": heartbeat.lock_key(held.workflow_id) & 0xFFFFFFFF},
         )
     )
 
 
 def test_the_advisory_lock_is_held_for_the_length_of_the_stage(database: Database, held: Held) -> None:
-    with leases.hold(database, held.workflow_id, token=held.token, lease=LEASE, locking=True, on_lost=pytest.fail):
+    with heartbeat.hold(database, held.workflow_id, token=held.token, lease=LEASE, locking=True, on_lost=pytest.fail):
         assert _locks(database, held) == 1
     assert _locks(database, held) == 0
 
 
 def test_without_distributed_locking_no_lock_is_taken_and_the_token_still_holds(database: Database, held: Held) -> None:
-    with leases.hold(database, held.workflow_id, token=held.token, lease=LEASE, locking=False, on_lost=pytest.fail):
+    with heartbeat.hold(database, held.workflow_id, token=held.token, lease=LEASE, locking=False, on_lost=pytest.fail):
         assert _locks(database, held) == 0
     with pytest.raises(LeaseLost), database.begin() as connection:
         leases.fence(connection, held.workflow_id, token=held.token + 1)
@@ -536,25 +536,25 @@ def test_the_heartbeat_tells_once_that_the_lease_was_lost(database: Database, he
         told.append(reason)
         lost.set()
 
-    with leases.hold(
+    with heartbeat.hold(
         database, held.workflow_id, token=held.token, lease=timedelta(seconds=0.3), locking=True, on_lost=on_lost
-    ) as heartbeat:
+    ) as beating:
         _move(database, held.workflow_id, WorkflowState.CANCELLED)
         assert lost.wait(30)
     assert told == ["the lease was lost: another worker or a person took the workflow"]
-    assert heartbeat.lost
+    assert beating.lost
 
 
 def test_a_heartbeat_whose_session_was_ended_goes_on_over_another(database: Database, held: Held) -> None:
     lease = timedelta(seconds=0.9)
-    with leases.hold(
+    with heartbeat.hold(
         database, held.workflow_id, token=held.token, lease=lease, locking=True, on_lost=pytest.fail
-    ) as heartbeat:
+    ) as beating:
         rows(
             database,
             "SELECT pg_terminate_backend(pid) FROM pg_locks"
             " WHERE locktype = 'advisory' AND classid = :class AND objid = CAST(:key AS oid)",
-            **{"class": leases.LOCK_CLASS, "key": leases.lock_key(held.workflow_id) & 0xFFFFFFFF},
+            **{"class": heartbeat.LOCK_CLASS, "key": heartbeat.lock_key(held.workflow_id) & 0xFFFFFFFF},
         )
         # The first lease was longer than the heartbeat's, so it is shortened here to see it being extended.
         _expire(database, held)
@@ -565,16 +565,16 @@ def test_a_heartbeat_whose_session_was_ended_goes_on_over_another(database: Data
             " AND lease_expires_at > clock_timestamp()) THEN RETURN; END IF;"
             " PERFORM pg_sleep(0.01); END LOOP; RAISE EXCEPTION 'nobody extended it'; END $$",
         )
-    assert not heartbeat.lost
+    assert not beating.lost
 
 
 def test_a_lock_held_by_somebody_without_the_lease_is_taken_from_him(database: Database, held: Held) -> None:
     squatter = database.engine.connect()
     squatter.execute(
         text("SELECT pg_advisory_lock(:class, :key)"),
-        {"class": leases.LOCK_CLASS, "key": leases.lock_key(held.workflow_id)},
+        {"class": heartbeat.LOCK_CLASS, "key": heartbeat.lock_key(held.workflow_id)},
     )
-    with leases.hold(
+    with heartbeat.hold(
         database,
         held.workflow_id,
         token=held.token,

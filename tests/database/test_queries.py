@@ -241,7 +241,7 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
         ("queue", "give_back", {"owner": RUN}, {"queue_owned"}),
         ("queue", "list_claimed", {"owner": RUN}, BY_KEY),
         (
-            "leases",
+            "heartbeat",
             "extend",
             {"workflow_id": UUID(int=1), "token": 1, "lease": timedelta(1)},
             BY_KEY,
@@ -401,7 +401,7 @@ def test_heartbeats_are_heap_only_updates(database: Database) -> None:
         for _ in range(5):
             for workflow_id, token in tokens.items():
                 extended = session.execute(
-                    load("leases")["extend"],
+                    load("heartbeat")["extend"],
                     {"workflow_id": workflow_id, "token": token, "lease": timedelta(seconds=30)},
                 )
                 assert extended.rowcount == 1

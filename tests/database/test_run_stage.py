@@ -19,7 +19,8 @@ from squorflow.recovery.policy import Action
 from squorflow.stages import StageFailed, StageOutcome, StageSkipped, run_stage
 from squorflow.stages.context import Cancellation, Clients, JsonObject, StageContext, StageResult
 from squorflow.states import STAGES, Stage, WorkflowState
-from squorflow.workflow import audit, leases, queue
+from squorflow.workflow import audit, queue
+from squorflow.workflow.heartbeat import LOCK_CLASS
 from squorflow.workflow.transitions import transition
 from support import workflows
 from support.workflows import ACTOR, OTHER_RUN, RUN, enqueue, get_row, get_state, rows, value
@@ -379,7 +380,7 @@ def test_a_stage_leaves_no_advisory_lock_behind_however_it_ends(
         value(
             database,
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :id",
-            id=leases.LOCK_CLASS,
+            id=LOCK_CLASS,
         )
         == 0
     )

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from squorflow.states import Stage
 from squorflow.workflow import audit
-from squorflow.workflow.leases import LOCK_CLASS
+from squorflow.workflow.heartbeat import LOCK_CLASS
 from support.storm_faults import DEADLY, Fault, Injury
 from support.storm_ground import Ground
 

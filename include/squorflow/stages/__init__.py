@@ -30,6 +30,7 @@ from squorflow.recovery import incidents, policy
 from squorflow.stages.context import Cancellation, Clients, StageContext, StageResult
 from squorflow.states import Stage
 from squorflow.workflow import leases, outbox
+from squorflow.workflow.heartbeat import hold
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -165,7 +166,7 @@ def run_stage(
     )
     patience = longest_wait - acquisition.waited
     try:
-        with leases.hold(
+        with hold(
             database,
             workflow_id,
             token=context.token,

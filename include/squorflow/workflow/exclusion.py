@@ -14,7 +14,7 @@ from uuid import UUID
 
 from squorflow.errors import WorkflowNotFound
 from squorflow.postgres.queries import load
-from squorflow.workflow import leases, queue
+from squorflow.workflow import heartbeat, queue
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -52,7 +52,7 @@ class Exclusion:
         return busy
 
     def _try(self, session: Connection) -> str | None:
-        if self._locking and not leases.try_lock(session, self._workflow_id, lease=self._lease):
+        if self._locking and not heartbeat.try_lock(session, self._workflow_id, lease=self._lease):
             return "another process works on it"
         row = session.execute(
             load("exclusion")["take"], {"workflow_id": self._workflow_id, "owner": self._owner, "lease": self._lease}
@@ -90,7 +90,7 @@ class Exclusion:
             with self._database.begin() as connection:
                 queue.give_back(connection, owner=self._owner)
             if not self._broken:
-                leases.unlock(session)
+                heartbeat.unlock(session)
         except SQLAlchemyError as error:
             # Postgres frees the lock with its session; the row comes back when its lease has run out.
             log.warning("workflow %s: it could not be given back (%s)", self._workflow_id, type(error).__name__)
