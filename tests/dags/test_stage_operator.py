@@ -265,7 +265,7 @@ def test_a_kill_ends_the_stage_at_once_and_is_no_skip(
         return StageOutcome(status="done", summary="not stopped", seconds=0.1)
 
     answer_with(answer)
-    with pytest.raises(Cancelled, match="Airflow ended the task"):
+    with pytest.raises(Cancelled, match="Airflow ended its task"):
         execute(operator, make_context())
 
 

@@ -132,7 +132,7 @@ class StageOperator(BaseOperator):
     def on_kill(self) -> None:
         """Stop the stage where it stands; Airflow calls this from its SIGTERM handler and runs nothing after it."""
         if self._cancellation is not None:
-            reason = f"Airflow ended the task of stage {self.stage}; its worker is shutting down or it was marked."
+            reason = "Airflow ended its task: the worker is shut down, or the task was cleared or marked"
             self._killed = True
             self._cancellation.cancel(reason, resumable=True)
             raise Cancelled(reason)
