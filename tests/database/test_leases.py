@@ -182,7 +182,6 @@ def test_a_stage_whose_predecessors_are_missing_is_refused_by_name(database: Dat
         ((WorkflowState.COMPLETED,), "it is completed"),
         ((WorkflowState.SUSPENDED,), "it is suspended (person): no reason recorded"),
         ((WorkflowState.FAILED,), "it failed: no reason recorded"),
-        ((WorkflowState.FAILED, WorkflowState.RETRYING), "it was released; a later run takes it"),
     ],
 )
 def test_a_row_that_was_moved_away_is_refused_with_its_reason(
@@ -192,6 +191,38 @@ def test_a_row_that_was_moved_away_is_refused_with_its_reason(
         _move(database, held.workflow_id, step)
     got = workflows.acquire(database, held.workflow_id, owner=held.owner)
     assert (got.outcome, got.detail) == (leases.Outcome.REFUSED, detail)
+
+
+def _take_back(database: Database, held: Held) -> None:
+    """Do what the reaper does to a row whose worker is gone."""
+    assert value(database, "SELECT workflow_try_abandon(:id, 'reaper', 'worker lost')", id=held.workflow_id) is None
+
+
+def test_what_was_taken_back_from_a_lost_worker_is_taken_up_by_the_next_try_of_its_own_run(
+    database: Database, held: Held
+) -> None:
+    _take_back(database, held)
+    assert get_row(database, held.workflow_id).locked_by is None
+    stranger = workflows.acquire(database, held.workflow_id, owner=OTHER_RUN)
+    assert (stranger.outcome, stranger.detail) == (leases.Outcome.REFUSED, "it was released; a later run takes it")
+    got = workflows.acquire(database, held.workflow_id, owner=held.owner)
+    assert (got.outcome, got.retry_count) == (leases.Outcome.ACQUIRED, 1)
+    assert get_row(database, held.workflow_id).locked_by == held.owner
+    with pytest.raises(LeaseLost):
+        workflows.finish(database, held)
+
+
+def test_what_was_taken_back_and_queued_again_is_taken_up_by_its_own_run_too(database: Database, held: Held) -> None:
+    _take_back(database, held)
+    _move(database, held.workflow_id, WorkflowState.QUEUED)
+    got = workflows.acquire(database, held.workflow_id, owner=held.owner)
+    assert (got.outcome, got.retry_count) == (leases.Outcome.ACQUIRED, 1)
+
+
+def test_what_was_given_back_for_longer_is_left_to_a_later_run(database: Database, held: Held) -> None:
+    workflows.fail(database, held, action="release", delay=timedelta(minutes=10))
+    got = workflows.acquire(database, held.workflow_id, owner=held.owner)
+    assert (got.outcome, got.detail) == (leases.Outcome.REFUSED, "it was released; a later run takes it")
 
 
 def test_a_row_that_is_not_queued_yet_is_refused(database: Database) -> None:

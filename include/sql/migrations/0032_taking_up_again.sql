@@ -1,3 +1,5 @@
+-- A product that was taken back from a lost worker is taken up by whoever comes first: any run with a free place, or the
+-- next try in its own run, which has one.
 -- A person who clears a task that waits for its retry has asked for it by hand: the trail says so, and no try is used up.
 
 CREATE OR REPLACE FUNCTION workflow_acquire(
@@ -38,7 +40,11 @@ BEGIN
             format('it is suspended (%s): %s', v_row.suspend_kind, coalesce(v_row.last_error, 'no reason recorded'))
         WHEN v_row.workflow_state = 'failed' AND NOT p_manual THEN
             format('it failed: %s', coalesce(v_row.last_error, 'no reason recorded'))
-        WHEN v_row.workflow_state IN ('queued', 'retrying', 'processing', 'waiting') AND v_row.locked_by IS NULL AND NOT p_manual THEN
+        WHEN v_row.workflow_state IN ('queued', 'retrying', 'processing', 'waiting') AND v_row.locked_by IS NULL AND NOT p_manual
+            AND NOT (
+                (v_row.workflow_state = 'queued' OR v_row.workflow_state = 'retrying' AND v_row.next_retry_at <= clock_timestamp() + interval '5 seconds')
+                AND EXISTS (SELECT 1 FROM run_claim_item AS i WHERE i.owner = p_owner AND i.workflow_id = p_workflow_id)
+            ) THEN
             'it was released; a later run takes it'
         WHEN v_row.workflow_state IN ('queued', 'retrying', 'processing', 'waiting') AND v_row.locked_by <> p_owner THEN
             format('it is owned by %s', v_row.locked_by)
