@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    """Parse a module, once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _strings(tree: ast.AST) -> Iterator[str]:
     """Yield the strings of a module that are not docstrings or notes below an attribute."""
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -44,7 +51,7 @@ def _strings(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_no_module_has_sql_in_its_strings(path: Path) -> None:
-    found = [one for one in _strings(ast.parse(path.read_text(encoding="utf-8"))) if STATEMENT.match(one)]
+    found = [one for one in _strings(_tree(path)) if STATEMENT.match(one)]
     assert found == []
 
 
@@ -75,27 +82,28 @@ def test_the_scan_leaves_sentences_alone(sentence: str) -> None:
     assert not STATEMENT.match(sentence)
 
 
-def _loaded(tree: ast.AST) -> set[str]:
+@cache
+def _loaded(path: Path) -> frozenset[str]:
     """Return the files of queries a module loads."""
-    return {
+    return frozenset(
         argument.value
-        for node in ast.walk(tree)
+        for node in ast.walk(_tree(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "load"
         for argument in node.args
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-    }
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_each_file_of_queries_is_loaded_by_the_module_of_its_name_and_no_other(file: Path) -> None:
-    loading = [path for path in SOURCES if file.stem in _loaded(ast.parse(path.read_text(encoding="utf-8")))]
+    loading = [path for path in SOURCES if file.stem in _loaded(path)]
     assert [path.stem for path in loading] == [file.stem], [_name(path) for path in loading]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_each_query_is_used_by_its_module(file: Path) -> None:
-    (module,) = [path for path in SOURCES if file.stem in _loaded(ast.parse(path.read_text(encoding="utf-8")))]
-    named = set(_strings(ast.parse(module.read_text(encoding="utf-8"))))
+    (module,) = [path for path in SOURCES if file.stem in _loaded(path)]
+    named = set(_strings(_tree(module)))
     assert [name for name in read_queries(file.stem) if name not in named] == []
 
 
@@ -123,7 +131,7 @@ def test_only_one_module_opens_connections() -> None:
         if any(
             isinstance(node, ast.Name | ast.Attribute)
             and (node.id if isinstance(node, ast.Name) else node.attr) == "create_engine"
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.walk(_tree(path))
         )
     ]
     assert opening == ["include/squorflow/postgres/database.py"]
