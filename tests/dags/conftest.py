@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from squorflow.airflow.local import WORKFLOW_DATABASE, LocalAirflow
+from squorflow.airflow.local import WORKFLOW_DATABASE
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
 from support.airflow_runs import Installation
+from support.prepared import local_airflow
 from support.s3 import bucket, endpoint  # noqa: F401 - fixtures
 
 # Airflow writes its configuration into this folder when it is imported, which none of the modules above does.
@@ -30,7 +31,7 @@ def installation() -> Iterator[Installation]:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="squorflow-install-") as folder:
         config = WorkflowConfig(home=Path(folder), lock_timeout=5)
-        airflow = LocalAirflow(config, port=port)
+        airflow = local_airflow(config, port=port)
         with airflow.running():
             database = Database(airflow.postgres.url(WORKFLOW_DATABASE), config=config)
             yield Installation(airflow, database)

@@ -18,6 +18,7 @@ import httpx
 from squorflow.airflow.local import WORKFLOW_DATABASE, LocalAirflow
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
+from support.prepared import local_airflow
 
 PREFIX = "/api/v1/workflow"
 SCRAPE_TOKEN = "a-token-for-scraping"  # noqa: S105 - of the tests
@@ -135,7 +136,7 @@ def api_server(**settings: str) -> Iterator[ApiServer]:
     """Start an Airflow with empty databases and its api-server; nothing else of it runs."""
     with tempfile.TemporaryDirectory(prefix="squorflow-api-") as folder:
         config = WorkflowConfig(home=Path(folder), lock_timeout=5)
-        airflow = LocalAirflow(config, port=_free_port())
+        airflow = local_airflow(config, port=_free_port())
         with airflow.running():
             database = Database(airflow.postgres.url(WORKFLOW_DATABASE), config=config)
             with ApiServer(airflow, database).running(**settings) as server:

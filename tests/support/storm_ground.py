@@ -36,6 +36,7 @@ from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.products.crawler import accept
 from squorflow.workflow.queue import enqueue
+from support.prepared import local_airflow
 from support.serving import alive
 
 DAG = "product_workflow"
@@ -340,7 +341,7 @@ def ground(settings: Mapping[str, str], *, keep: Path | None = None) -> Iterator
             port = probe.getsockname()[1]
         changed = {**SETTINGS, **settings}
         config = WorkflowConfig(home=folder / "airflow", num_workers=2)
-        airflow = LocalAirflow(config, port=port)
+        airflow = local_airflow(config, port=port)
         stack.enter_context(airflow.running())
         postgres = stack.enter_context(EmbeddedPostgres(folder / "products").running())
         postgres.ensure_database(WORKFLOW_DATABASE)
