@@ -258,14 +258,41 @@ def test_a_kill_ends_the_stage_at_once_and_is_no_skip(
 ) -> None:
     def answer(_database: object, **given: Any) -> StageOutcome:
         try:
-            operator.on_kill()
+            with given["cancellation"].interruptible():
+                operator.on_kill()
         except Cancelled as stopped:
+            # Where a whole service is stopped, the task is told by its supervisor too.
+            operator.on_kill()
             assert given["cancellation"].cancelled
             raise StageSkipped(f"scoring stopped: {stopped}") from stopped
         return StageOutcome(status="done", summary="not stopped", seconds=0.1)
 
     answer_with(answer)
     with pytest.raises(Cancelled, match="Airflow ended its task"):
+        execute(operator, make_context())
+
+
+def test_a_kill_while_the_stage_is_written_lets_it_end(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    def answer(_database: object, **given: Any) -> StageOutcome:
+        operator.on_kill()
+        assert given["cancellation"].resumable
+        return StageOutcome(status="done", summary="written", seconds=0.1)
+
+    answer_with(answer)
+    execute(operator, make_context())
+
+
+def test_a_kill_while_a_short_wait_is_written_ends_the_task(
+    operator: StageOperator, answer_with: Callable[[Answer], None]
+) -> None:
+    def answer(_database: object, **_: Any) -> StageOutcome:
+        operator.on_kill()
+        raise waiting(4)
+
+    answer_with(answer)
+    with pytest.raises(Cancelled, match="while its wait was written"):
         execute(operator, make_context())
 
 

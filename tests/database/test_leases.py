@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -546,14 +548,19 @@ def _locks(database: Database, held: Held) -> int:
     )
 
 
+def _hold(database: Database, held: Held, **other: Any) -> AbstractContextManager[heartbeat.Heartbeat]:
+    told = {"lease": LEASE, "locking": True, "check": lambda: None, "on_lost": pytest.fail}
+    return heartbeat.hold(database, held.workflow_id, token=held.token, **(told | other))
+
+
 def test_the_advisory_lock_is_held_for_the_length_of_the_stage(database: Database, held: Held) -> None:
-    with heartbeat.hold(database, held.workflow_id, token=held.token, lease=LEASE, locking=True, on_lost=pytest.fail):
+    with _hold(database, held):
         assert _locks(database, held) == 1
     assert _locks(database, held) == 0
 
 
 def test_without_distributed_locking_no_lock_is_taken_and_the_token_still_holds(database: Database, held: Held) -> None:
-    with heartbeat.hold(database, held.workflow_id, token=held.token, lease=LEASE, locking=False, on_lost=pytest.fail):
+    with _hold(database, held, locking=False):
         assert _locks(database, held) == 0
     with pytest.raises(LeaseLost), database.begin() as connection:
         leases.fence(connection, held.workflow_id, token=held.token + 1)
@@ -567,9 +574,7 @@ def test_the_heartbeat_tells_once_that_the_lease_was_lost(database: Database, he
         told.append(reason)
         lost.set()
 
-    with heartbeat.hold(
-        database, held.workflow_id, token=held.token, lease=timedelta(seconds=0.3), locking=True, on_lost=on_lost
-    ) as beating:
+    with _hold(database, held, lease=timedelta(seconds=0.3), on_lost=on_lost) as beating:
         _move(database, held.workflow_id, WorkflowState.CANCELLED)
         assert lost.wait(30)
     assert told == ["the lease was lost: another worker or a person took the workflow"]
@@ -577,10 +582,7 @@ def test_the_heartbeat_tells_once_that_the_lease_was_lost(database: Database, he
 
 
 def test_a_heartbeat_whose_session_was_ended_goes_on_over_another(database: Database, held: Held) -> None:
-    lease = timedelta(seconds=0.9)
-    with heartbeat.hold(
-        database, held.workflow_id, token=held.token, lease=lease, locking=True, on_lost=pytest.fail
-    ) as beating:
+    with _hold(database, held, lease=timedelta(seconds=0.9)) as beating:
         rows(
             database,
             "SELECT pg_terminate_backend(pid) FROM pg_locks"
@@ -605,14 +607,7 @@ def test_a_lock_held_by_somebody_without_the_lease_is_taken_from_him(database: D
         text("SELECT pg_advisory_lock(:class, :key)"),
         {"class": heartbeat.LOCK_CLASS, "key": heartbeat.lock_key(held.workflow_id)},
     )
-    with heartbeat.hold(
-        database,
-        held.workflow_id,
-        token=held.token,
-        lease=timedelta(seconds=2),
-        locking=True,
-        on_lost=pytest.fail,
-    ):
+    with _hold(database, held, lease=timedelta(seconds=2)):
         assert _locks(database, held) == 1
     squatter.invalidate()
     squatter.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
@@ -13,20 +15,21 @@ from sqlalchemy import Connection
 
 from squorflow import stages
 from squorflow.config import WorkflowConfig
-from squorflow.errors import DataError, NetworkError, RateLimitError, SystemFault
+from squorflow.errors import Cancelled, DataError, NetworkError, RateLimitError, SystemFault
 from squorflow.postgres.database import Database
 from squorflow.recovery.policy import Action
 from squorflow.stages import StageFailed, StageOutcome, StageSkipped, run_stage
 from squorflow.stages.context import Cancellation, Clients, JsonObject, StageContext, StageResult
 from squorflow.states import STAGES, Stage, WorkflowState
 from squorflow.workflow import audit, queue
-from squorflow.workflow.heartbeat import LOCK_CLASS
+from squorflow.workflow.heartbeat import LOCK_CLASS, try_lock, unlock
 from squorflow.workflow.transitions import transition
 from support import workflows
 from support.workflows import ACTOR, OTHER_RUN, RUN, enqueue, get_row, get_state, rows, value
 
 CLIENTS = cast(Clients, SimpleNamespace())
 StageFunction = Callable[[StageContext], StageResult]
+PATIENCE = timedelta(minutes=10)
 
 
 @pytest.fixture
@@ -233,7 +236,7 @@ def test_a_stage_whose_worker_stops_ends_its_lease_and_the_next_try_costs_none(
 
     play(stage)
     with pytest.raises(StageSkipped, match="stopped: its worker is shut down"):
-        _run(database, claimed, config)
+        _run(database, claimed, config, longest_wait=PATIENCE)
     row = get_row(database, claimed)
     assert (row.workflow_state, row.locked_by, row.lease_expires_at) == ("waiting", RUN, None)
     play(lambda _context: StageResult(summary="seen to its end"))
@@ -256,9 +259,95 @@ def test_a_stage_whose_worker_stops_leaves_a_row_alone_that_was_taken_meanwhile(
 
     play(stage)
     with pytest.raises(StageSkipped, match="stopped: its task was marked"):
-        _run(database, claimed, config)
+        _run(database, claimed, config, longest_wait=PATIENCE)
     assert get_state(database, claimed) == "suspended"
     assert rows(database, "SELECT 1 FROM workflow_transitions WHERE to_state = 'waiting'") == []
+
+
+def _stop_once_it_sleeps(database: Database) -> None:
+    """Send this process SIGTERM as soon as its stage is inside a statement of Postgres, and end that."""
+    find = "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+    deadline = time.monotonic() + 30
+    while not rows(database, find) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    rows(database, f"SELECT pg_terminate_backend(pid) FROM ({find}) AS asleep")  # noqa: S608 - a constant
+
+
+def test_a_stage_whose_worker_stops_in_the_middle_of_a_statement_costs_no_try(
+    database: Database, claimed: Any, config: WorkflowConfig, play: Callable[[StageFunction], None]
+) -> None:
+    cancellation = Cancellation()
+
+    def on_kill(*_: object) -> None:
+        cancellation.cancel("its worker is shut down", resumable=True)
+        if cancellation.may_interrupt:
+            raise Cancelled(cancellation.reason)
+
+    def stage(context: StageContext) -> StageResult:
+        rows(context.database, "SELECT pg_sleep(60)")
+        return StageResult(summary="too late")
+
+    play(stage)
+    before = signal.signal(signal.SIGTERM, on_kill)
+    stopper = threading.Thread(target=_stop_once_it_sleeps, args=(database,))
+    stopper.start()
+    try:
+        with pytest.raises(StageSkipped, match="discovery stopped: its worker is shut down"):
+            _run(database, claimed, config, cancellation=cancellation, longest_wait=PATIENCE)
+    finally:
+        stopper.join()
+        signal.signal(signal.SIGTERM, before)
+    row = get_row(database, claimed)
+    assert (row.workflow_state, row.retry_count, row.locked_by) == ("waiting", 0, RUN)
+
+
+def test_a_stage_whose_worker_stops_while_it_is_written_is_done(
+    database: Database, claimed: Any, config: WorkflowConfig, play: Callable[[StageFunction], None]
+) -> None:
+    cancellation = Cancellation()
+
+    def write(_connection: Connection) -> JsonObject:
+        assert not cancellation.may_interrupt
+        cancellation.cancel("its worker is shut down", resumable=True)
+        return {}
+
+    play(lambda _context: StageResult(summary="seen to its end", write=write))
+    assert _run(database, claimed, config, cancellation=cancellation, longest_wait=PATIENCE).status == "done"
+    row = get_row(database, claimed)
+    assert (row.workflow_state, row.stage, row.last_error) == ("processing", "image_fetch", None)
+
+
+def test_a_stage_whose_worker_stops_while_its_lock_is_busy_ends_its_lease(
+    database: Database, claimed: Any, config: WorkflowConfig, play: Callable[[StageFunction], None]
+) -> None:
+    play(_raiser(AssertionError("begun without its lock")))
+    cancellation = Cancellation()
+    cancellation.cancel("its worker is shut down", resumable=True)
+    with database.session() as session:
+        assert try_lock(session, claimed, lease=timedelta(minutes=1))
+        with pytest.raises(StageSkipped, match="discovery stopped: its worker is shut down"):
+            _run(database, claimed, config, cancellation=cancellation, longest_wait=PATIENCE)
+        unlock(session)
+    assert (get_row(database, claimed).workflow_state, get_row(database, claimed).retry_count) == ("waiting", 0)
+
+
+def test_a_stage_that_is_stopped_again_and_again_costs_tries_in_the_end(
+    database: Database, claimed: Any, config: WorkflowConfig, play: Callable[[StageFunction], None]
+) -> None:
+    def stage(context: StageContext) -> StageResult:
+        context.cancellation.cancel("its worker is evicted", resumable=True)
+        context.cancellation.check()
+        return StageResult(summary="too late")
+
+    play(stage)
+    states = []
+    for _ in range(6):
+        with pytest.raises(StageSkipped):
+            _run(database, claimed, config, longest_wait=timedelta(0))
+        states.append((get_state(database, claimed), get_row(database, claimed).retry_count))
+    assert states == [("processing", 0), ("processing", 1), ("processing", 2), ("processing", 3), *[("failed", 3)] * 2]
+    assert audit.verify(database).problems == ()
 
 
 def test_a_write_after_a_person_cancelled_is_refused_and_leaves_both_tokens(

@@ -123,6 +123,8 @@ class StageOperator(BaseOperator):
 
             trigger = WaitTrigger(until.isoformat())
             self.defer(trigger=trigger, method_name="resume", timeout=delay + TRIGGERER_GRACE)
+        if self._killed:
+            raise Cancelled(f"{self.stage} was ended while its wait was written")
         self._cancellation = Cancellation()
         try:
             self._cancellation.wait(delay.total_seconds())
@@ -130,12 +132,13 @@ class StageOperator(BaseOperator):
             self._cancellation = None
 
     def on_kill(self) -> None:
-        """Stop the stage where it stands; Airflow calls this from its SIGTERM handler and runs nothing after it."""
-        if self._cancellation is not None:
+        """Stop the stage where it stands, or once what it is writing is written; Airflow calls this at each SIGTERM."""
+        if self._cancellation is not None and not self._killed:
             reason = "Airflow ended its task: the worker is shut down, or the task was cleared or marked"
             self._killed = True
             self._cancellation.cancel(reason, resumable=True)
-            raise Cancelled(reason)
+            if self._cancellation.may_interrupt:
+                raise Cancelled(reason)
 
     def _run(self, context: Context, *, manual: bool) -> StageOutcome:
         from squorflow.postgres.database import get_database

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from squorflow.postgres.database import Database
+    from squorflow.workflow.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ def run_stage(
         database=database,
     )
     patience = longest_wait - acquisition.waited
+    heartbeat: Heartbeat | None = None
     try:
         with hold(
             database,
@@ -172,9 +174,11 @@ def run_stage(
             token=context.token,
             lease=config.lock_timeout,
             locking=config.enable_distributed_locking,
+            check=cancellation.check,
             on_lost=cancellation.cancel,
         ) as heartbeat:
-            result = _stage_function(stage)(context)
+            with cancellation.interruptible():
+                result = _stage_function(stage)(context)
             cancellation.check()
             seconds = time.monotonic() - started
             _commit(context, result, actor=actor, seconds=seconds, keep_lease=keep_lease)
@@ -182,11 +186,11 @@ def run_stage(
         _report_stale_write(context, actor=actor)
         raise StageSkipped(f"workflow {workflow_id}: {stage} was taken from this worker: {error}") from error
     except Cancelled as error:
-        if heartbeat.lost:
+        if heartbeat is not None and heartbeat.lost:
             # The heartbeat was first to be refused; the write would have been next.
             _report_stale_write(context, actor=actor)
         elif cancellation.resumable:
-            _step_aside(context, error, actor=actor)
+            _step_aside(context, actor=actor, patience=patience)
         raise StageSkipped(f"workflow {workflow_id}: {stage} stopped: {error}") from error
     except timeout_errors as error:
         late = TransientError(
@@ -194,6 +198,10 @@ def run_stage(
         )
         raise _record_failure(context, late, actor=actor, patience=patience) from error
     except Exception as error:
+        if cancellation.resumable:
+            # What a signal breaks into makes an error of it: psycopg calls its connection broken.
+            _step_aside(context, actor=actor, patience=patience)
+            raise StageSkipped(f"workflow {workflow_id}: {stage} stopped: {cancellation.reason}") from error
         raise _record_failure(context, error, actor=actor, patience=patience) from error
     return StageOutcome(status="done", summary=result.summary, seconds=seconds)
 
@@ -279,11 +287,19 @@ def _write_failure(
     )
 
 
-def _step_aside(context: StageContext, stopped: Cancelled, *, actor: str) -> None:
-    """End the lease of a stage whose worker stops: whoever goes on need not wait for it, and no try is lost."""
+def _step_aside(context: StageContext, *, actor: str, patience: timedelta) -> None:
+    """End the lease of a stage whose worker stops: whoever goes on need not wait for it, and no try is lost.
+
+    A stage that is still being stopped when its patience is over may be why; then it counts as any lost worker.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
-    reason = f"{context.stage} stopped: {stopped}"
+    if patience <= timedelta(0):
+        log.warning(
+            "workflow %s: %s was stopped again and again, which costs a try", context.workflow_id, context.stage
+        )
+        return
+    reason = f"{context.stage} stopped: {context.cancellation.reason}"
     try:
         with context.database.begin() as connection:
             leases.wait(

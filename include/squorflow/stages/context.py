@@ -7,7 +7,8 @@ checkpoint. What later stages need is in `output`, which comes back to them as `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Event
@@ -37,6 +38,7 @@ class Cancellation:
         self._event = Event()
         self._reason = ""
         self._resumable = False
+        self._interruptible = False
 
     def cancel(self, reason: str, *, resumable: bool = False) -> None:
         """Ask the stage to stop; the first reason is kept. `resumable`: only its worker stops, its owner goes on."""
@@ -46,9 +48,32 @@ class Cancellation:
             self._event.set()
 
     @property
+    def reason(self) -> str:
+        """Say why the stage was asked to stop."""
+        return self._reason
+
+    @property
     def resumable(self) -> bool:
         """Say whether the stage was stopped only because its worker stops."""
         return self._resumable
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal's handler break into the block by raising `Cancelled`; raises it if it is too late to begin.
+
+        Elsewhere it would break into a transaction, and nobody knew whether that was committed.
+        """
+        self.check()
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+
+    @property
+    def may_interrupt(self) -> bool:
+        """Say whether a signal's handler may raise `Cancelled` where the stage stands."""
+        return self._interruptible
 
     @property
     def cancelled(self) -> bool:

@@ -64,16 +64,18 @@ def hold(
     token: int,
     lease: timedelta,
     locking: bool,
+    check: Callable[[], None],
     on_lost: Callable[[str], None],
 ) -> Iterator[Heartbeat]:
     """Hold the advisory lock and extend the lease every third of it, until the block ends.
 
-    A lock held by a process that lost its lease is freed after half a lease: a valid token wins. `on_lost` is called
-    once, from the heartbeat's thread, when the token has moved on or Postgres stayed out of reach for a whole lease.
+    A lock held by a process that lost its lease is freed after half a lease: a valid token wins. `check` is called
+    between the tries to take it, and gives up by raising. `on_lost` is called once, from the heartbeat's thread, when
+    the token has moved on or Postgres stayed out of reach for a whole lease.
     """
     with database.session() as session:
         heartbeat = Heartbeat(database, workflow_id, token=token, lease=lease, locking=locking, on_lost=on_lost)
-        heartbeat.open(session)
+        heartbeat.open(session, check=check)
         thread = threading.Thread(target=heartbeat.run, args=(session,), name=f"lease-{workflow_id}", daemon=True)
         thread.start()
         try:
@@ -109,7 +111,7 @@ class Heartbeat:
         self._extend = {"workflow_id": workflow_id, "token": token, "lease": lease}
         self._holder = {"lock_class": LOCK_CLASS, "unsigned_key": lock_key(workflow_id) & 0xFFFFFFFF}
 
-    def open(self, session: Connection) -> None:
+    def open(self, session: Connection, *, check: Callable[[], None]) -> None:
         """Take the lock, waiting for a busy one up to half a lease and then ending its holder."""
         queries = load("heartbeat")
         if not self._locking:
@@ -124,6 +126,7 @@ class Heartbeat:
                 session.execute(queries["terminate_lock_holder"], self._holder)
                 deadline = time.monotonic() + self._lease.total_seconds() / 2
             time.sleep(_POLL_SECONDS)
+            check()
 
     def run(self, session: Connection) -> None:
         """Extend the lease until stopped; end with `on_lost` when it cannot be extended any more."""
