@@ -18,7 +18,7 @@ from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.postgres.queries import load
 from squorflow.states import STAGES, Stage, WorkflowState
-from squorflow.workflow import audit, heartbeat, leases
+from squorflow.workflow import audit, heartbeat, leases, marks
 from squorflow.workflow.transitions import transition
 from support import workflows
 from support.workflows import ACTOR, LEASE, OTHER_RUN, RUN, Held, get_row, get_state, hold_one, rows, value
@@ -219,6 +219,23 @@ def test_what_was_taken_back_and_queued_again_is_taken_up_by_its_own_run_too(dat
     _move(database, held.workflow_id, WorkflowState.QUEUED)
     got = workflows.acquire(database, held.workflow_id, owner=held.owner)
     assert (got.outcome, got.retry_count) == (leases.Outcome.ACQUIRED, 1)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_a_person_took_from_a_run_is_not_taken_up_by_its_tasks_that_are_still_being_stopped(
+    database: Database, run: str, *, begun: bool
+) -> None:
+    (workflow_id,) = workflows.enqueue(database)
+    assert workflows.claim(database, owner=run) == [workflow_id]
+    if begun:
+        workflows.acquire(database, workflow_id, owner=run)
+    with database.begin() as connection:
+        assert marks.release_run(connection, owner=run, actor=ACTOR, reason="its run was marked failed") == 1
+    got = workflows.acquire(database, workflow_id, owner=run)
+    assert (got.outcome, got.detail) == (leases.Outcome.REFUSED, "it was released; a later run takes it")
+    if begun:
+        _move(database, workflow_id, WorkflowState.QUEUED)
+    assert workflows.claim(database, owner=f"{run}/next") == [workflow_id]
 
 
 def test_what_was_given_back_for_longer_is_left_to_a_later_run(database: Database, held: Held) -> None:

@@ -41,10 +41,11 @@ BEGIN
         WHEN v_row.workflow_state = 'failed' AND NOT p_manual THEN
             format('it failed: %s', coalesce(v_row.last_error, 'no reason recorded'))
         WHEN v_row.workflow_state IN ('queued', 'retrying', 'processing', 'waiting') AND v_row.locked_by IS NULL AND NOT p_manual
-            AND NOT (
+            -- What a person took from the run, by ending it for one, is not for its tasks that are still being stopped.
+            AND (
                 (v_row.workflow_state = 'queued' OR v_row.workflow_state = 'retrying' AND v_row.next_retry_at <= clock_timestamp() + interval '5 seconds')
-                AND EXISTS (SELECT 1 FROM run_claim_item AS i WHERE i.owner = p_owner AND i.workflow_id = p_workflow_id)
-            ) THEN
+                AND v_row.error_details @> jsonb_build_object('class', 'WorkerLost', 'owner', p_owner)
+            ) IS NOT TRUE THEN
             'it was released; a later run takes it'
         WHEN v_row.workflow_state IN ('queued', 'retrying', 'processing', 'waiting') AND v_row.locked_by <> p_owner THEN
             format('it is owned by %s', v_row.locked_by)
