@@ -1,10 +1,10 @@
 -- Long windows are read from sums by hour: what was measured in a month may be millions of rows, its sums are some thousands.
 
--- The exponent of the power of 1.1 that is the value's lower neighbour; a value read back from it is off by 5 % at most. Its
--- body is bound when it is made, so it needs no search_path, and Postgres puts it into the query that calls it.
 CREATE FUNCTION metric_bucket(p_value numeric) RETURNS int
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN floor(ln(least(greatest(p_value, 1e-6), 1e9)::float8) / ln(1.1::float8))::int;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+    -- The exponent of the power of 1.1 that is the value's lower neighbour; a value read back from it is off by 5 % at most.
+    SELECT floor(ln(least(greatest(p_value, 1e-6), 1e9)::float8) / ln(1.1::float8))::int
+$$;
 
 CREATE TABLE workflow_metrics_hourly (
     hour timestamptz NOT NULL,

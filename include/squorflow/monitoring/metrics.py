@@ -29,7 +29,7 @@ _STATES = "state_duration"
 _MEASURED = ("stage_duration", "error", "requests", "tokens", "cost")
 _MOST_RETRIED = 100
 _BUCKET_RATIO = 1.1
-"""How much the upper end of a bucket of durations is above its lower one, as in `metric_bucket` (migration 0030)."""
+"""How much the upper end of a bucket of durations is above its lower one, as in `metric_bucket` (migration 0033)."""
 _CLOSED = "closed"
 _STUCK_FACTOR = 2
 """A stage counts as stuck after this many times its allowed length: ten minutes by default."""
