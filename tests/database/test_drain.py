@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -87,6 +88,55 @@ def running(pool: WorkerPool) -> Iterator[list[DrainReport]]:
 def test_an_empty_queue_ends_at_once(database: Database, config: WorkflowConfig) -> None:
     report = run(database, config)
     assert (report.completed, report.stopped, report.held_elsewhere) == (0, None, 0)
+
+
+class SlowToWake(threading.Condition):
+    """One whose woken workers get no processor for a while, as on a machine with much else to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.woken, self.runs = threading.Event(), threading.Event()
+
+    def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        came = super().wait_for(predicate, timeout)
+        if threading.current_thread().name.startswith("worker-"):
+            self.woken.set()
+            self.release()
+            self.runs.wait(1)
+            self.acquire()
+        return came
+
+
+def test_a_worker_that_was_woken_and_is_about_to_claim_does_not_count_as_idle(
+    database: Database, config: WorkflowConfig, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = WorkerPool(database, config=config, clients=make_clients(config), num_workers=1, stays=True)
+    pool._condition = condition = SlowToWake()
+    claimed = threading.Event()
+    asked: list[Future[None]] = []
+    told_early: list[bool] = []
+
+    def count_after_the_claim(*arguments: Any, **options: Any) -> int:
+        if condition.woken.is_set():
+            condition.runs.set()
+            assert claimed.wait(60)
+        return counted(*arguments, **options)
+
+    def discover(_context: StageContext) -> StageResult:
+        claimed.set()
+        told_early.append(bool(wait(asked, timeout=1).done))
+        return StageResult(summary="found")
+
+    counted = queue.count_claimable
+    monkeypatch.setattr(queue, "count_claimable", count_after_the_claim)
+    work.functions[Stage.DISCOVERY] = discover
+    with running(pool):
+        pool.emptiness.ask().result(60)
+        enqueue(database, 1)
+        asked.append(pool.emptiness.ask())
+        asked[0].result(60)
+        assert told_early == [False]
+        assert states(database) == {"completed": 1}
 
 
 def test_every_product_goes_through_all_stages_once_and_in_order(

@@ -228,7 +228,16 @@ class WorkerPool:
             self._condition.notify_all()
             present = self._round
             self._condition.wait_for(lambda: self._ending or self._round != present)
-            self._idle -= 1
+
+    def _wake(self) -> None:
+        """Have all workers look for work.
+
+        From now on none counts as idle: one that has been woken and is not yet running may claim at any moment.
+        """
+        with self._condition:
+            self._idle = 0
+            self._round += 1
+            self._condition.notify_all()
 
     def _pause(self, seconds: float) -> None:
         with self._condition:
@@ -293,9 +302,7 @@ class WorkerPool:
         with self._database.begin() as connection:
             work_is_there = queue.count_claimable(connection, most=1, passed_over=self._passed_over) > 0
         if work_is_there:
-            with self._condition:
-                self._round += 1
-                self._condition.notify_all()
+            self._wake()
             return _AGAIN_SECONDS
         if not all_idle:
             return 0.0
