@@ -13,7 +13,8 @@ import pytest
 from squorflow import stages
 from squorflow.config import WorkflowConfig
 from squorflow.errors import CircuitOpen, LeaseLost, NetworkError, RateLimitError, SystemFault
-from squorflow.orchestrator.worker import ProductEvent, ProductOutcome, Worker
+from squorflow.orchestrator.outcomes import ProductEvent, ProductOutcome
+from squorflow.orchestrator.worker import Worker
 from squorflow.postgres.database import Database
 from squorflow.recovery.policy import Action
 from squorflow.stages import StageFailed, StageOutcome, StageSkipped, StageWaiting, run_stage

@@ -1,6 +1,7 @@
 """Works the queue empty with the threads of one process, or stays and works whatever comes.
 
-Owns when to rest, when to wake and when it is over. What a worker does with a product is `worker.py`.
+Owns when to rest, when to wake and when it is over. What a worker does with a product is `worker.py`, what is left
+to do `outlook.py`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from squorflow.config import WorkflowConfig
 from squorflow.errors import Cancelled
 from squorflow.orchestrator.emptiness import Emptiness
+from squorflow.orchestrator.outcomes import DrainReport, ProductEvent, ProductOutcome
+from squorflow.orchestrator.outlook import Outlook
 from squorflow.orchestrator.signals import stopped_by_signals
-from squorflow.orchestrator.worker import ProductEvent, ProductOutcome, Worker
+from squorflow.orchestrator.worker import Worker
 from squorflow.postgres.database import is_outage
-from squorflow.postgres.queries import load
-from squorflow.recovery import reaper
 from squorflow.stages.context import Clients
-from squorflow.workflow import queue
 
 if TYPE_CHECKING:
     from squorflow.postgres.database import Database
@@ -32,37 +31,7 @@ log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
 """How often a pool with idle workers looks for new work."""
-_LOOK_SECONDS = 10.0
-"""How long it trusts its last look at what is left; with a million waiting rows a look costs half a second."""
 _AGAIN_SECONDS = 0.05
-_LEASE_SLACK_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainReport:
-    """What a pool of workers did and left behind.
-
-    `retries` counts the times a product came back for another try, `skipped` those that were taken from us.
-    `not_queued` are products left in `created`: somebody inserted them and has to queue them. `held_elsewhere` are
-    unfinished products of DAG runs and other workers, `passed_over` queued ones whose rows refuse to be claimed (the
-    log says why). `stopped` says why it ended early, `None` when nothing was left.
-    """
-
-    completed: int
-    failed: int
-    suspended: int
-    retries: int
-    skipped: int
-    not_queued: int
-    held_elsewhere: int
-    passed_over: int
-    seconds: float
-    stopped: str | None
-
-    @property
-    def products_per_second(self) -> float:
-        """Completed products for each second it took."""
-        return self.completed / self.seconds if self.seconds > 0 else 0.0
 
 
 def drain(
@@ -114,13 +83,14 @@ class WorkerPool:
         on_wait: Callable[[float], None] | None = None,
         stays: bool = False,
     ) -> None:
-        self._database = database
         self._config = config
         self._stays = stays
         self._passed_over: set[UUID] = set()
         self._workers = [
             Worker(database, config=config, clients=clients, passed_over=self._passed_over) for _ in range(num_workers)
         ]
+        owners = [worker.owner for worker in self._workers]
+        self._outlook = Outlook(database, config=config, owners=owners, passed_over=self._passed_over)
         self._on_event = on_event
         self._on_wait = on_wait
         self._counts: Counter[ProductOutcome] = Counter()
@@ -131,9 +101,6 @@ class WorkerPool:
         self._beating = threading.Event()
         self._stopped: str | None = None
         self._crash: BaseException | None = None
-        self._reap_at = 0.0
-        self._look_at = 0.0
-        self._patience_until: float | None = None
         self._hurried = False
         self._started = time.monotonic()
         self.emptiness = Emptiness(self._look_anew)
@@ -150,7 +117,7 @@ class WorkerPool:
 
     def _work(self) -> DrainReport:
         self._started = time.monotonic()
-        self._reap()
+        self._outlook.reap()
         threads = [
             threading.Thread(target=self._drive, args=(worker,), name=f"worker-{number}", daemon=True)
             for number, worker in enumerate(self._workers, start=1)
@@ -216,8 +183,7 @@ class WorkerPool:
     def _tell(self, event: ProductEvent) -> None:
         with self._condition:
             self._counts[event.outcome] += 1
-            self._patience_until = None
-            self._look_at = 0.0
+            self._outlook.forget()
             if self._on_event is not None:
                 self._on_event(event)
 
@@ -245,9 +211,8 @@ class WorkerPool:
 
     def _look_anew(self) -> None:
         """Have the next look begin at once, and take nothing as known."""
+        self._outlook.forget()
         with self._condition:
-            self._look_at = 0.0
-            self._patience_until = None
             self._hurried = True
             self._condition.notify_all()
 
@@ -293,73 +258,36 @@ class WorkerPool:
     def _look_around(self) -> float | None:
         """Do what is due; return the seconds until the next look, `None` when nothing is left to do."""
         askers = self.emptiness.askers()
-        if time.monotonic() >= self._reap_at:
-            self._reap()
+        self._outlook.reap()
         with self._condition:
             idle, all_idle = self._idle, self._is_idle()
         if idle == 0:
             return 0.0
-        with self._database.begin() as connection:
-            work_is_there = queue.count_claimable(connection, most=1, passed_over=self._passed_over) > 0
-        if work_is_there:
+        if self._outlook.has_work():
             self._wake()
             return _AGAIN_SECONDS
         if not all_idle:
             return 0.0
-        if time.monotonic() >= self._look_at:
-            wait = self._find_wait()
+        if self._outlook.seconds_to_look <= 0:
+            wait = self._outlook.look()
             if wait is None:
                 self.emptiness.tell(askers)
-                # Whoever has asked meanwhile is answered by the next look.
-                self._look_at = 0.0 if self.emptiness.askers() else time.monotonic() + _LOOK_SECONDS
                 return None
             if self._on_wait is not None and wait > 0:
                 self._on_wait(wait)
-            self._look_at = time.monotonic() + min(wait, _LOOK_SECONDS)
-        return min(_TICK_SECONDS, max(_AGAIN_SECONDS, self._look_at - time.monotonic()))
-
-    def _find_wait(self) -> float | None:
-        """Return in how many seconds there may be work again, `None` when nothing is left that ever becomes ours."""
-        with self._database.begin() as connection:
-            remaining = queue.find_remaining(connection)
-            held = connection.execute(load("drain")["find_held_elsewhere"], {"owners": self._owners()}).one()
-        if remaining.seconds_to_retry is not None:
-            if remaining.seconds_to_retry <= 0:
-                reaper.release_due(self._database)
-            return max(0.0, remaining.seconds_to_retry)
-        if held.lease_seconds is None:
-            return None
-        # Another worker that lives extends its leases; one that died has lost them after one lease, and then its
-        # products are ours. So the longest lease is waited out once.
-        now = time.monotonic()
-        if self._patience_until is None:
-            self._patience_until = now + max(0.0, float(held.lease_seconds)) + _LEASE_SLACK_SECONDS
-        if now >= self._patience_until:
-            return None
-        self._reap_at = min(self._reap_at, self._patience_until)
-        return self._patience_until - now
-
-    def _owners(self) -> list[str]:
-        return [worker.owner for worker in self._workers]
-
-    def _reap(self) -> None:
-        reaper.reap(self._database, liveness=reaper.nothing_known, config=self._config)
-        self._reap_at = time.monotonic() + self._config.lock_timeout.total_seconds()
+        return min(_TICK_SECONDS, max(_AGAIN_SECONDS, self._outlook.seconds_to_look))
 
     def report(self) -> DrainReport:
         """Say what has been done so far and what is left."""
-        with self._database.begin() as connection:
-            remaining = queue.find_remaining(connection)
-            claimable = queue.count_claimable(connection, most=remaining.ready)
-            held = connection.execute(load("drain")["find_held_elsewhere"], {"owners": self._owners()}).one()
+        left = self._outlook.count_left()
         return DrainReport(
             completed=self._counts[ProductOutcome.COMPLETED],
             failed=self._counts[ProductOutcome.FAILED],
             suspended=self._counts[ProductOutcome.SUSPENDED],
             retries=self._counts[ProductOutcome.RETRYING],
             skipped=self._counts[ProductOutcome.SKIPPED],
-            not_queued=max(0, remaining.ready - claimable),
-            held_elsewhere=held.products,
+            not_queued=left.not_queued,
+            held_elsewhere=left.held_elsewhere,
             passed_over=len(self._passed_over),
             seconds=time.monotonic() - self._started,
             stopped=self._stopped,

@@ -12,8 +12,8 @@ from uuid import UUID
 
 from squorflow.config import WorkflowConfig, get_config
 from squorflow.events.registry import Handler, HandlesEvents, describe, get_handlers
-from squorflow.orchestrator.drain import DrainReport
 from squorflow.orchestrator.engine import name_actor, open_database, read_id
+from squorflow.orchestrator.outcomes import DrainReport
 from squorflow.orchestrator.preparing import check_schema
 from squorflow.orchestrator.service import Service
 from squorflow.workflow import actions, listing

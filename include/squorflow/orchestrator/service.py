@@ -9,8 +9,9 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from squorflow.orchestrator.drain import DrainReport, WorkerPool
+from squorflow.orchestrator.drain import WorkerPool
 from squorflow.orchestrator.messenger import Messenger
+from squorflow.orchestrator.outcomes import DrainReport
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

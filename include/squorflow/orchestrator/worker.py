@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from squorflow.config import WorkflowConfig
 from squorflow.errors import Cancelled, TransientError, WorkflowNotFound
+from squorflow.orchestrator.outcomes import ProductEvent, ProductOutcome
 from squorflow.postgres.database import is_refusal
 from squorflow.postgres.queries import load
 from squorflow.recovery import policy
@@ -37,26 +37,8 @@ log = logging.getLogger(__name__)
 CLAIM_SIZE = 4
 """Products a worker claims at once: a claim then costs a few percent of the work, and the last batch ends soon."""
 
-
 MOST_FAULTS = 5
 """Errors around the stages, one after the other, after which a worker ends: the installation is at fault."""
-
-
-class ProductOutcome(StrEnum):
-    """What became of a product in one go of one worker."""
-
-    COMPLETED = "completed"
-    FAILED = "failed"
-    """Parked: no try is left."""
-    SUSPENDED = "suspended"
-    """Left for a person."""
-    RETRYING = "retrying"
-    """Comes back by itself when its time has come."""
-    SKIPPED = "skipped"
-    """Not ours any more: cancelled, suspended or taken by another; nothing was written."""
-    STOPPED = "stopped"
-    """The worker was told to stop; the product is due again at once."""
-
 
 _OUTCOMES = {
     policy.Action.RETRY: ProductOutcome.RETRYING,
@@ -67,17 +49,6 @@ _OUTCOMES = {
 
 _SETTLED = frozenset({ProductOutcome.COMPLETED, ProductOutcome.FAILED, ProductOutcome.SUSPENDED})
 """Outcomes after which a product belongs to nobody."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProductEvent:
-    """What one worker did to one product; `stage` is where it ended, `message` says why it went no further."""
-
-    workflow_id: UUID
-    outcome: ProductOutcome
-    stage: Stage
-    message: str
-    seconds: float
 
 
 class StageOverran(TransientError):
