@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from squorflow.errors import ValidationError
-from squorflow.products.crawler import MAX_IMAGES, MAX_ITEM_BYTES, accept, parse_crawler_data
+from squorflow.products.crawler import MAX_ITEM_BYTES, accept, parse_crawler_data
+from squorflow.products.crawler_fields import MAX_IMAGES
 from squorflow.products.fields import text
 
 

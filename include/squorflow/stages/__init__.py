@@ -1,7 +1,7 @@
 """Runs one stage of one product: acquire, work, write behind the fence; or record what went wrong.
 
-Owns the order of these steps and the list of stages. The stages do the work, `recovery.policy` decides about errors,
-and Postgres has the last word on who may write.
+Owns the order of these steps and the list of stages. The stages do the work, `ending.py` commits how each ended,
+`recovery.policy` decides about errors, and Postgres has the last word on who may write.
 """
 
 from __future__ import annotations
@@ -17,28 +17,31 @@ from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 from squorflow.config import WorkflowConfig
-from squorflow.errors import (
-    Cancelled,
-    CircuitOpen,
-    ErrorCategory,
-    LeaseLost,
-    RateLimitError,
-    SquorflowError,
-    TransientError,
-)
-from squorflow.recovery import incidents, policy
+from squorflow.errors import Cancelled, LeaseLost, TransientError
+from squorflow.stages import ending
 from squorflow.stages.context import Cancellation, Clients, StageContext, StageResult
+from squorflow.stages.ending import StageFailed, StageSkipped, StageWaiting
 from squorflow.states import Stage
-from squorflow.workflow import leases, outbox
+from squorflow.workflow import leases
 from squorflow.workflow.heartbeat import hold
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from squorflow.postgres.database import Database
     from squorflow.workflow.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
+
+__all__ = [
+    "SHORT_WAIT",
+    "STAGE_MODULES",
+    "Clients",
+    "StageFailed",
+    "StageOutcome",
+    "StageSkipped",
+    "StageWaiting",
+    "make_clients",
+    "run_stage",
+]
 
 STAGE_MODULES: dict[Stage, str] = {
     Stage.DISCOVERY: "squorflow.stages.discovery",
@@ -62,27 +65,6 @@ class StageOutcome:
     status: Literal["done", "checkpoint"]
     summary: str
     seconds: float
-
-
-class StageSkipped(SquorflowError):
-    """The stage is not ours to run now; the message says why. Nothing was written."""
-
-
-class StageWaiting(SquorflowError):
-    """The stage waits in its owner's hands, which has been committed; run it again after `decision.delay`."""
-
-    def __init__(self, message: str, *, decision: policy.Decision) -> None:
-        super().__init__(message)
-        self.decision = decision
-        self.delay = decision.delay or timedelta(0)
-
-
-class StageFailed(SquorflowError):
-    """The stage failed, and what follows from it has been committed; `decision` says what."""
-
-    def __init__(self, message: str, *, decision: policy.Decision) -> None:
-        super().__init__(message)
-        self.decision = decision
 
 
 @cache
@@ -181,147 +163,26 @@ def run_stage(
                 result = _stage_function(stage)(context)
             cancellation.check()
             seconds = time.monotonic() - started
-            _commit(context, result, actor=actor, seconds=seconds, keep_lease=keep_lease)
+            ending.commit(context, result, actor=actor, seconds=seconds, keep_lease=keep_lease)
     except LeaseLost as error:
-        _report_stale_write(context, actor=actor)
+        ending.report_stale_write(context, actor=actor)
         raise StageSkipped(f"workflow {workflow_id}: {stage} was taken from this worker: {error}") from error
     except Cancelled as error:
         if heartbeat is not None and heartbeat.lost:
             # The heartbeat was first to be refused; the write would have been next.
-            _report_stale_write(context, actor=actor)
+            ending.report_stale_write(context, actor=actor)
         elif cancellation.resumable:
-            _step_aside(context, actor=actor, patience=patience)
+            ending.step_aside(context, actor=actor, patience=patience)
         raise StageSkipped(f"workflow {workflow_id}: {stage} stopped: {error}") from error
     except timeout_errors as error:
         late = TransientError(
             f"{stage} ran longer than {config.processing_timeout.total_seconds():.0f} s", code="timeout"
         )
-        raise _record_failure(context, late, actor=actor, patience=patience) from error
+        raise ending.record_failure(context, late, actor=actor, patience=patience) from error
     except Exception as error:
         if cancellation.resumable:
             # What a signal breaks into makes an error of it: psycopg calls its connection broken.
-            _step_aside(context, actor=actor, patience=patience)
+            ending.step_aside(context, actor=actor, patience=patience)
             raise StageSkipped(f"workflow {workflow_id}: {stage} stopped: {cancellation.reason}") from error
-        raise _record_failure(context, error, actor=actor, patience=patience) from error
+        raise ending.record_failure(context, error, actor=actor, patience=patience) from error
     return StageOutcome(status="done", summary=result.summary, seconds=seconds)
-
-
-def _commit(
-    context: StageContext, result: StageResult, *, actor: str, seconds: float, keep_lease: timedelta | None
-) -> None:
-    """Write everything a stage leaves behind in one transaction that begins with the fence."""
-    with context.database.begin() as connection:
-        leases.fence(connection, context.workflow_id, token=context.token)
-        written = result.write(connection)
-        leases.finish(
-            connection,
-            context.workflow_id,
-            stage=context.stage,
-            token=context.token,
-            actor=actor,
-            output={**result.output, **written},
-            seconds=seconds,
-            measures=result.measures,
-            keep_lease=keep_lease,
-        )
-
-
-def _record_failure(context: StageContext, error: BaseException, *, actor: str, patience: timedelta) -> SquorflowError:
-    """Commit what the failure leads to and return what to raise for it."""
-    decision = policy.decide(
-        error,
-        workflow_id=context.workflow_id,
-        stage=context.stage,
-        retry_count=context.retry_count,
-        max_retries=context.max_retries,
-        patience=patience,
-        config=context.config,
-    )
-    # Where it was raised is no puzzle then, and one outage makes hundreds of them.
-    shown = None if isinstance(error, RateLimitError | CircuitOpen) else error
-    log.warning("workflow %s: %s", context.workflow_id, decision.reason, exc_info=shown)
-    try:
-        with context.database.begin() as connection:
-            _write_failure(connection, context, error=error, decision=decision, actor=actor)
-    except LeaseLost as lost:
-        _report_stale_write(context, actor=actor)
-        return StageSkipped(f"workflow {context.workflow_id}: {context.stage} was taken from this worker: {lost}")
-    incident = policy.incident_of(error)
-    if incident is not None:
-        incidents.open_incident(
-            context.database, alert=incidents.SYSTEM_FAULT, subject=incident, message=decision.reason
-        )
-    kind = StageWaiting if decision.action is policy.Action.WAIT else StageFailed
-    return kind(f"workflow {context.workflow_id}: {decision.reason}", decision=decision)
-
-
-def _write_failure(
-    connection: Connection, context: StageContext, *, error: BaseException, decision: policy.Decision, actor: str
-) -> None:
-    """Write the failing or waiting transition, whichever was decided."""
-    if decision.action is policy.Action.WAIT:
-        leases.wait(
-            connection,
-            context.workflow_id,
-            token=context.token,
-            actor=actor,
-            category=decision.category.value,
-            delay=decision.delay or timedelta(0),
-            reason=decision.reason,
-            last_error=policy.describe(error),
-            details=policy.details_of(error, stage=context.stage),
-        )
-        return
-    leases.fail(
-        connection,
-        context.workflow_id,
-        token=context.token,
-        actor=actor,
-        action=decision.action.value,
-        category=decision.category.value,
-        delay=decision.delay,
-        reason=decision.reason,
-        last_error=policy.describe(error),
-        details=policy.details_of(error, stage=context.stage),
-        counts=decision.counts,
-    )
-
-
-def _step_aside(context: StageContext, *, actor: str, patience: timedelta) -> None:
-    """End the lease of a stage whose worker stops: whoever goes on need not wait for it, and no try is lost.
-
-    A stage that is still being stopped when its patience is over may be why; then it counts as any lost worker.
-    """
-    from sqlalchemy.exc import SQLAlchemyError
-
-    if patience <= timedelta(0):
-        log.warning(
-            "workflow %s: %s was stopped again and again, which costs a try", context.workflow_id, context.stage
-        )
-        return
-    reason = f"{context.stage} stopped: {context.cancellation.reason}"
-    try:
-        with context.database.begin() as connection:
-            leases.wait(
-                connection,
-                context.workflow_id,
-                token=context.token,
-                actor=actor,
-                category=ErrorCategory.TRANSIENT.value,
-                delay=timedelta(0),
-                reason=reason,
-                last_error=f"WorkerStopped: {reason}",
-                details={"class": "WorkerStopped", "stage": context.stage.value},
-            )
-    except LeaseLost:
-        log.info("workflow %s: %s was taken over before it stopped", context.workflow_id, context.stage)
-    except SQLAlchemyError as error:
-        log.warning("workflow %s: its lease has to run out (%s)", context.workflow_id, type(error).__name__)
-
-
-def _report_stale_write(context: StageContext, *, actor: str) -> None:
-    """Leave an event about a refused write; its own transaction, because the refused one is rolled back."""
-    with context.database.begin() as connection:
-        outbox.append_stale_write(
-            connection, context.workflow_id, token=context.token, stage=context.stage, actor=actor
-        )
