@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 from squorflow.cli import main
 from squorflow.config import WorkflowConfig
 from squorflow.postgres import migrations, queries
-from squorflow.postgres.database import Database, render_url
+from squorflow.postgres.addresses import render_url
+from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from support.legacy import make_legacy
 from support.workflows import rows, value

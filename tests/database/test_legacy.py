@@ -18,7 +18,8 @@ from squorflow.config import WorkflowConfig
 from squorflow.errors import ConfigurationError, ProtectedRecord
 from squorflow.orchestrator.preparing import upgrade
 from squorflow.postgres import migrations
-from squorflow.postgres.database import Database, render_url
+from squorflow.postgres.addresses import render_url
+from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.products.crawler import parse_crawler_data
 from squorflow.states import WorkflowState

@@ -19,7 +19,8 @@ from squorflow.errors import ConfigurationError
 from squorflow.orchestrator import drain
 from squorflow.orchestrator.intake import make_item
 from squorflow.orchestrator.preparing import upgrade
-from squorflow.postgres.database import Database, render_url
+from squorflow.postgres.addresses import render_url
+from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.products.crawler import accept
 from squorflow.stages import make_clients

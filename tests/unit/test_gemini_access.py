@@ -15,7 +15,7 @@ from squorflow.enrichment import choose_analyzer
 from squorflow.enrichment.gemini.access import find_settings
 from squorflow.enrichment.gemini.wire import GOOGLE
 from squorflow.errors import ConfigurationError
-from squorflow.postgres import database
+from squorflow.postgres import addresses
 
 
 @pytest.fixture(autouse=True)
@@ -133,4 +133,4 @@ def test_choosing_an_analyser_imports_no_sdk(config: WorkflowConfig, tmp_path: P
 
 
 def test_connections_come_through_the_one_place_that_looks_them_up() -> None:
-    assert find_settings.__globals__["find_connection"] is database.find_connection
+    assert find_settings.__globals__["find_connection"] is addresses.find_connection

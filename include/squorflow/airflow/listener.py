@@ -161,7 +161,8 @@ def _database() -> Database:
     from sqlalchemy import make_url
 
     from squorflow.config import get_config
-    from squorflow.postgres.database import Database, find_url
+    from squorflow.postgres.addresses import find_url
+    from squorflow.postgres.database import Database
 
     config = get_config()
     url = make_url(find_url(config)).update_query_dict({"connect_timeout": str(int(LIMIT.total_seconds()))})

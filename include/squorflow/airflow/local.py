@@ -83,7 +83,7 @@ class LocalAirflow:
 
     def workflow_url(self, *, direct: bool = False) -> URL:
         """Return where squorflow's own database is; `direct` goes around a transaction pooler (migrations)."""
-        from squorflow.postgres.database import find_url
+        from squorflow.postgres.addresses import find_url
 
         if _WORKFLOW_CONNECTION in os.environ:
             # Reading a connection starts Airflow in this process too, and it makes its folder where this says.

@@ -34,7 +34,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from squorflow.api.problems import Problem
 from squorflow.config import get_config
-from squorflow.postgres.database import Database, find_connection
+from squorflow.postgres.addresses import find_connection
+from squorflow.postgres.database import Database
 
 log = logging.getLogger(__name__)
 

@@ -74,7 +74,7 @@ def status(*, as_json: bool) -> None:
 @json_option
 def url(*, with_password: bool, as_json: bool) -> None:
     """Print the database's address as psql takes it; starts nothing."""
-    from squorflow.postgres.database import find_url, render_url
+    from squorflow.postgres.addresses import find_url, render_url
     from squorflow.postgres.embedded import EmbeddedPostgres
 
     config = session.read_config()

@@ -34,7 +34,7 @@ def actor() -> str:
 
 def uses_airflow_connection() -> bool:
     """Say whether Airflow knows the connection `workflow_db`."""
-    from squorflow.postgres.database import CONNECTION_ID, find_connection
+    from squorflow.postgres.addresses import CONNECTION_ID, find_connection
 
     return find_connection(CONNECTION_ID) is not None
 
@@ -82,6 +82,6 @@ def open_any_database(config: WorkflowConfig, *, direct: bool = False) -> Iterat
 
 def place(database: Database) -> str:
     """Return a database's address without its secrets."""
-    from squorflow.postgres.database import render_url
+    from squorflow.postgres.addresses import render_url
 
     return render_url(database.url, with_secrets=False)

@@ -25,7 +25,7 @@ def upgrade(database: Database, *, legacy_zone: str = "UTC") -> list[str]:
 
 def check_schema(database: Database) -> None:
     """Make sure that no migration is missing; raises `ConfigurationError` that names those that are."""
-    from squorflow.postgres.database import render_url
+    from squorflow.postgres.addresses import render_url
 
     missing = ", ".join(one.name for one in migrations.status(database) if one.applied_at is None)
     if missing:

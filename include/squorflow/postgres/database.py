@@ -1,7 +1,7 @@
-"""The only place that opens connections: to Airflow's connection `workflow_db`, else to the embedded Postgres.
+"""The only place that opens connections to Postgres.
 
 Owns engines, their options, and what Postgres' refusals are in our errors and in words. Runs no query of its own but
-the one that sets a pooled transaction's options.
+the one that sets a pooled transaction's options. Where the database is, `addresses.py` says.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote_plus
 
 from squorflow.config import WorkflowConfig, get_config
 from squorflow.errors import (
@@ -27,19 +26,12 @@ from squorflow.errors import (
     StateError,
     WorkflowNotFound,
 )
+from squorflow.postgres.addresses import CONNECTION_ID, POOLED, find_url, is_pooled
 from squorflow.postgres.queries import load
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.engine import ExceptionContext
-
-CONNECTION_ID = "workflow_db"
-"""The Airflow connection to squorflow's database; `workflow_db_direct` beside it bypasses a transaction pooler."""
-
-_POOLED = "pooled"
-"""The extra of `workflow_db`, and the parameter of its address, that says a transaction pooler stands between."""
-
-_STARS = "***"
 
 _REFUSALS: dict[str, type[StateError]] = {
     "SQ001": InvalidTransition,
@@ -148,7 +140,7 @@ class Database:
 
         url = make_url(address)
         arguments: dict[str, Any] = {"application_name": url.query.get("application_name", "squorflow")}
-        if _is_pooled(url):
+        if is_pooled(url):
             # What is prepared, or set for a session, would be in somebody else's session the next time.
             arguments["prepare_threshold"] = None
         else:
@@ -158,7 +150,7 @@ class Database:
             ours = " ".join(f"-c {name}={value}" for name, value in self._settings().items())
             arguments["options"] = f"{given} {ours}".lstrip()
         engine = create_engine(
-            url.difference_update_query([_POOLED]),
+            url.difference_update_query([POOLED]),
             connect_args=arguments,
             use_native_hstore=False,
             pool_size=self._config.num_workers + 1,
@@ -166,7 +158,7 @@ class Database:
             **options,
         )
         event.listen(engine, "handle_error", _translate_refusal, retval=True)
-        if _is_pooled(url):
+        if is_pooled(url):
             event.listen(engine, "begin", self._settle)
         return engine
 
@@ -203,10 +195,10 @@ class Database:
             yield connection
 
     def _address_of_sessions(self) -> URL | str:
-        if not _is_pooled(self.url):
+        if not is_pooled(self.url):
             return self.url
         address = find_url(self._config, direct=True)
-        if _is_pooled(address):
+        if is_pooled(address):
             raise ConfigurationError(
                 f"the Airflow connection {CONNECTION_ID!r} goes through a transaction pooler, so "
                 f"{CONNECTION_ID}_direct has to name the way past it: locks need sessions of their own"
@@ -218,101 +210,6 @@ class Database:
         for engine in (self._engine, self._sessions):
             if engine is not None:
                 engine.dispose()
-
-
-def find_url(config: WorkflowConfig, *, direct: bool = False) -> URL:
-    """Return where the database is: Airflow's connection, else the embedded Postgres under `config.home`.
-
-    Raises `ConfigurationError` when there is neither.
-    """
-    for connection_id in (f"{CONNECTION_ID}_direct", CONNECTION_ID) if direct else (CONNECTION_ID,):
-        connection = find_connection(connection_id)
-        if connection is not None:
-            return _url_of(connection)
-    from squorflow.postgres.embedded import EmbeddedPostgres
-
-    embedded = EmbeddedPostgres(config.home)
-    if embedded.is_running():
-        return embedded.url("squorflow")
-    raise ConfigurationError(
-        f"there is no Airflow connection {CONNECTION_ID!r} and no embedded Postgres runs in {config.home}: "
-        f"set AIRFLOW_CONN_{CONNECTION_ID.upper()} or run `squorflow db start`"
-    )
-
-
-def find_connection(connection_id: str) -> Any | None:
-    """Return the Airflow connection of this id; `None` when Airflow knows none.
-
-    Where Airflow could only repeat what the environment says, it is not imported: that takes over a second.
-    Raises `ConfigurationError` when the environment variable makes no sense.
-    """
-    from squorflow.postgres.environment import is_plain, needs_airflow, read_connection
-
-    variable = f"AIRFLOW_CONN_{connection_id.upper()}"
-    value = os.environ.get(variable)
-    if not needs_airflow():
-        if not value:
-            return None
-        if is_plain(value):
-            try:
-                return read_connection(connection_id, value)
-            except ValueError as error:
-                raise ConfigurationError(f"{variable} is no address of a connection: {error}") from error
-    from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
-    try:
-        return BaseHook.get_connection(connection_id)
-    except AirflowNotFoundException:
-        return None
-
-
-def render_url(url: URL | str, *, with_secrets: bool) -> str:
-    """Write a database's address as psql takes it; secrets, in its parameters too, are stars unless asked for."""
-    from sqlalchemy import make_url
-
-    address = make_url(url).set(drivername="postgresql").difference_update_query([_POOLED])
-    if with_secrets:
-        return address.render_as_string(hide_password=False)
-    secret = [key for key in address.query if "password" in key or "secret" in key]
-    starred = address.update_query_dict(dict.fromkeys(secret, _STARS)).render_as_string(hide_password=True)
-    return starred.replace(quote_plus(_STARS), _STARS)
-
-
-def _is_pooled(url: URL | str) -> bool:
-    from sqlalchemy import make_url
-
-    return _POOLED in make_url(url).query
-
-
-def _url_of(connection: Any) -> URL:
-    """Build the URL of an Airflow connection; extras that libpq knows (sslmode, host, …) become its parameters.
-
-    So does our own, `pooled`.
-
-    Raises `ConfigurationError` for a connection to something that is not Postgres.
-    """
-    from psycopg import pq
-    from sqlalchemy import URL
-
-    kind = connection.conn_type or ""
-    if kind.partition("+")[0] not in {"postgres", "postgresql"}:
-        raise ConfigurationError(
-            f"the Airflow connection {connection.conn_id!r} is of type {kind!r}: "
-            "squorflow works on Postgres only, so its type must be 'postgres'"
-        )
-    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
-    extras = connection.extra_dejson
-    pooled = {_POOLED: "true"} if str(extras.get(_POOLED, "")).lower() in {"true", "1", "yes"} else {}
-    return URL.create(
-        "postgresql+psycopg",
-        username=connection.login or None,
-        password=connection.password or None,
-        host=connection.host or None,
-        port=connection.port or None,
-        database=connection.schema or None,
-        query={key: str(value) for key, value in extras.items() if key in known} | pooled,
-    )
 
 
 @cache

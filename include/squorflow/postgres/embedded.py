@@ -1,7 +1,7 @@
 """The Postgres server that comes with the package, for machines that have none.
 
 Owns who uses it (`running`), keeping it up (`start`, `stop`) and its addresses. The server process, its settings
-and its end are `squorflow.postgres.keeper`; which database a connection opens is `squorflow.postgres.database`.
+and its end are `squorflow.postgres.keeper`; which database is meant says `squorflow.postgres.addresses`.
 
 Every user holds a shared lock on one file for as long as it needs the server; the keeper waits for the exclusive one.
 The kernel drops a dead process's locks, so a user killed with -9 is forgotten like any other.

@@ -16,7 +16,7 @@ from squorflow.config import AnalyzerChoice, WorkflowConfig
 from squorflow.enrichment.gemini import GeminiAnalyzer
 from squorflow.enrichment.gemini.wire import GOOGLE, GeminiSettings, Sdk
 from squorflow.errors import ConfigurationError
-from squorflow.postgres.database import find_connection
+from squorflow.postgres.addresses import find_connection
 
 CONNECTION_ID = "gemini_default"
 KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")

@@ -117,7 +117,7 @@ def _judge(status: int, *, word: Any, headers: Any) -> None:
 
 def make(argument: str | None, config: WorkflowConfig) -> SlackHandler:
     """Return the handler for an Airflow connection's id."""
-    from squorflow.postgres.database import find_connection
+    from squorflow.postgres.addresses import find_connection
 
     if not argument:
         raise ConfigurationError("the handler `slack` needs an Airflow connection: `slack:<connection>`")

@@ -168,7 +168,7 @@ def _check(answer: httpx.Response) -> None:
 
 def make(argument: str | None, config: WorkflowConfig) -> WebhookHandler:
     """Return the handler for an Airflow connection's id."""
-    from squorflow.postgres.database import find_connection
+    from squorflow.postgres.addresses import find_connection
 
     if not argument:
         raise ConfigurationError("the handler `webhook` needs an Airflow connection: `webhook:<connection>`")
