@@ -2,7 +2,8 @@
 
 Started by `squorflow.postgres.embedded` as `python -m squorflow.postgres.keeper HOME`; it returns once the server takes
 connections and lives on in the background. The server is its child and gets a shutdown signal should the keeper be
-killed, so neither outlives the other. Owns the data folder's creation, the server's settings and its user.
+killed, so neither outlives the other. Owns the data folder's creation and the server's settings; whose server it is
+says `server_user.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import argparse
 import ctypes
 import fcntl
 import os
-import pwd
 import shutil
 import signal
 import stat
@@ -20,13 +20,11 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TypedDict
+from typing import IO
 
 from squorflow.errors import ConfigurationError
 from squorflow.postgres.embedded import PORT, SUPERUSER, EmbeddedPostgres, binaries
-
-SERVER_USER = "squorflow-postgres"
-"""Who runs the server when root starts it: Postgres refuses to run as root."""
+from squorflow.postgres.server_user import find_user, identity_of, open_way
 
 SETTINGS = {
     "listen_addresses": "",  # the socket only, in a folder that only the server's user (and root) can enter
@@ -44,14 +42,6 @@ _LARGEST_LOG_BYTES = 10_000_000
 _PR_SET_PDEATHSIG = 1
 
 
-class _Identity(TypedDict, total=False):
-    """Arguments of `subprocess` that set a child's user."""
-
-    user: int
-    group: int
-    extra_groups: list[int]
-
-
 class _ServerGone(Exception):
     """The server ended without being told to by us."""
 
@@ -62,7 +52,7 @@ class Keeper:
     def __init__(self, postgres: EmbeddedPostgres) -> None:
         self.postgres = postgres
         self.run = postgres.home / "run"
-        self.user = _server_user(postgres.data)
+        self.user = find_user(postgres.data)
         self.server: subprocess.Popen[bytes] | None = None
 
     def start(self, *, keep: bool) -> IO[bytes]:
@@ -141,8 +131,8 @@ class Keeper:
         """Create the data folder in full or not at all."""
         data = self.postgres.data
         if self.user is not None:
-            _open_way(binaries(data), self.user)
-            _open_way(data, self.user)
+            open_way(binaries(data), self.user)
+            open_way(data, self.user)
         if (data / "PG_VERSION").exists():
             return
         if data.exists() and any(data.iterdir()):
@@ -159,7 +149,7 @@ class Keeper:
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
         command += [] if self.postgres.durable else ["--no-sync"]
         made = subprocess.run(  # noqa: S603 - our own binary
-            command, cwd=fresh, capture_output=True, text=True, check=False, **self._identity()
+            command, cwd=fresh, capture_output=True, text=True, check=False, **identity_of(self.user)
         )
         if made.returncode != 0:
             raise ConfigurationError(
@@ -203,7 +193,7 @@ class Keeper:
                 stdout=output,
                 stderr=output,
                 preexec_fn=_end_with_parent,  # noqa: PLW1509 - the keeper has one thread
-                **self._identity(),
+                **identity_of(self.user),
             )
         end = time.monotonic() + _READY_TIMEOUT_SECONDS
         while time.monotonic() < end and self.server.poll() is None:
@@ -222,50 +212,6 @@ class Keeper:
             lines = (self.postgres.data / "postmaster.pid").read_text().splitlines()
             return lines[0].strip() == str(pid) and lines[7].strip() == "ready"
         return False
-
-    def _identity(self) -> _Identity:
-        """Return what makes a child run as the server's user; nothing where that is who we are."""
-        if self.user is None:
-            return {}
-        return {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
-
-
-def _server_user(data: Path) -> pwd.struct_passwd | None:
-    """Return whom the server must run as: the data folder's owner, or a user made for it; `None`: as ourselves."""
-    if os.geteuid() != 0:
-        return None
-    if data.exists() and (owner := data.stat().st_uid) != 0:
-        return pwd.getpwuid(owner)
-    for attempt in ("useradd", None):
-        with suppress(KeyError):
-            return pwd.getpwnam(SERVER_USER)
-        if attempt and (program := shutil.which(attempt, path="/usr/sbin:/sbin:/usr/bin:/bin")):
-            command = [program, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-            subprocess.run(  # noqa: S603 - a fixed name
-                [*command, "--shell", "/usr/sbin/nologin", SERVER_USER], capture_output=True, check=False
-            )
-    return pwd.getpwnam("nobody")
-
-
-def _open_way(folder: Path, user: pwd.struct_passwd) -> None:
-    """Let `user` pass through the folders above `folder`, and read it if it is there and not the user's own.
-
-    Adds the search bit only (no listing), only where it is missing, and says so.
-    """
-    for parent in folder.parents:
-        found = parent.stat()
-        if not found.st_mode & stat.S_IXOTH and found.st_uid != user.pw_uid:
-            parent.chmod(stat.S_IMODE(found.st_mode) | stat.S_IXOTH)
-            sys.stderr.write(
-                f"Other users may now pass through (not list) {parent}: Postgres does not run as root, "
-                f"and its user {user.pw_name} has to reach {folder}.\n"
-            )
-    program = folder / "postgres"
-    if program.exists() and not program.stat().st_mode & stat.S_IXOTH:
-        for path in folder.parent.rglob("*"):
-            mode = stat.S_IMODE(path.stat().st_mode)
-            path.chmod(mode | (0o005 if mode & stat.S_IXUSR else 0o004))
-        folder.parent.chmod(stat.S_IMODE(folder.parent.stat().st_mode) | 0o005)
 
 
 def _end_with_parent() -> None:
