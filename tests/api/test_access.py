@@ -51,6 +51,15 @@ def test_nobody_gets_in_anywhere(server: ApiServer, routes: list[tuple[str, str]
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
+def test_no_route_ignores_a_parameter_that_it_does_not_have(
+    clients: dict[str, httpx.Client], routes: list[tuple[str, str]]
+) -> None:
+    for method, path in routes:
+        answer = clients["admin"].request(method, path, params={"nonsense": "1"}, json={} if method == "POST" else None)
+        assert answer.status_code == 422, (method, path, answer.text)
+        assert "query.nonsense" in {one["where"] for one in answer.json()["errors"]}, (method, path)
+
+
 @pytest.mark.parametrize("token", ["x", "a.b.c", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9."])
 def test_a_forged_token_gets_in_nowhere(server: ApiServer, routes: list[tuple[str, str]], token: str) -> None:
     client = server.anonymous(Authorization=f"Bearer {token}")

@@ -12,6 +12,7 @@ import pytest
 from squorflow.states import TRANSITIONS, WorkflowState
 from squorflow.workflow import audit
 from squorflow.workflow.actions import PersonAction
+from squorflow.workflow.transitions import transition
 from support.api_server import PREFIX, ApiServer
 from support.workflows import get_state, get_trail, reach
 
@@ -121,6 +122,13 @@ def test_a_filter_that_makes_no_sense_is_a_422(client: httpx.Client, parameters:
     problem(client.get(PREFIX, params=parameters), 422, "invalid-request")
 
 
+def test_a_misspelt_filter_is_refused_and_what_there_is_instead_is_named(client: httpx.Client) -> None:
+    told = problem(client.get(PREFIX, params={"stat": "failed"}), 422, "invalid-request")
+    (error,) = told["errors"]
+    assert error["where"] == "query.stat"
+    assert "state, text" in error["message"]
+
+
 @pytest.mark.parametrize("text", ["%", "_", "\\", "'", "\x00", "\u202e", "a' OR 1=1 --"])
 def test_text_to_look_for_is_taken_as_it_is(client: httpx.Client, text: str) -> None:
     answer = client.get(PREFIX, params={"text": f"nowhere {text}"})
@@ -137,6 +145,32 @@ def test_a_history_tells_every_step_with_who_and_why(server: ApiServer, client: 
     assert (last["from_state"], last["to_state"]) == ("retrying", "queued")
     assert (last["actor"], last["reason"]) == ("api:admin", "the shop is back")
     assert last["duration_in_state"] >= 0
+
+
+def test_a_long_history_comes_in_pages_and_the_page_of_its_workflow_shows_the_newest_steps(
+    server: ApiServer, client: httpx.Client
+) -> None:
+    workflow_id = make(server, _S.QUEUED)
+    with server.database.begin() as connection:
+        for number in range(120):
+            transition(connection, workflow_id, _S.SUSPENDED, actor="api:test", reason=f"no. {number}")
+            transition(connection, workflow_id, _S.QUEUED, actor="api:test", reason=f"yes {number}")
+    seen: list[int] = []
+    cursor: int | None = 0
+    while cursor is not None:
+        page = client.get(f"{PREFIX}/{workflow_id}/history", params={"limit": 100, "cursor": cursor}).json()
+        assert len(page["transitions"]) <= 100
+        seen += [one["sequence"] for one in page["transitions"]]
+        cursor = page["next_cursor"]
+    assert seen == list(range(1, 243))
+    shown = client.get(f"/squorflow/workflows/{workflow_id}").text
+    assert "the newest 200 of 242 steps" in shown
+    assert ("yes 119" in shown, "no. 21<" in shown, "yes 19<" in shown) == (True, True, False)
+
+
+@pytest.mark.parametrize("parameters", [{"limit": 0}, {"limit": 1001}, {"cursor": -1}, {"cursor": 2**63}], ids=str)
+def test_a_page_of_history_that_makes_no_sense_is_a_422(client: httpx.Client, parameters: dict[str, int]) -> None:
+    problem(client.get(f"{PREFIX}/{UUID(int=0)}/history", params=parameters), 422, "invalid-request")
 
 
 @pytest.mark.parametrize("state", [_S.FAILED, _S.RETRYING, _S.SUSPENDED])

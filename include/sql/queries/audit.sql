@@ -1,11 +1,16 @@
 -- name: list_history
--- Read one workflow's trail in its order.
+-- Read one workflow's trail in its order, after a step and so many of them; null for all.
 SELECT
     t.transition_id, t.sequence, t.from_state, t.to_state, t.stage, t.reason, t.metadata, t.actor, t.db_user, t.created_at,
     extract(epoch FROM t.duration_in_state) AS duration_in_state
 FROM workflow_transitions AS t
-WHERE t.workflow_id = :workflow_id
-ORDER BY t.sequence;
+WHERE t.workflow_id = :workflow_id AND t.sequence > :after
+ORDER BY t.sequence
+LIMIT :most;
+
+-- name: find_last_sequence
+-- Read the number of a workflow's last step; 0 where there is none.
+SELECT coalesce(max(t.sequence), 0) FROM workflow_transitions AS t WHERE t.workflow_id = :workflow_id;
 
 -- name: find_latest
 -- Name this moment as the audit trail's keys do.

@@ -3,6 +3,7 @@
     app.py           puts the parts together; the only thing the plugin asks for
     dependencies.py  who is asking and what they may do (Airflow's auth manager), and the database
     problems.py      every refusal as problem+json
+    parameters.py    refuses a query parameter that a route does not have
     limits.py        how much a request may weigh
     address.py       the one address a mount does not answer by itself
     schemas.py       the shapes on the wire; examples.py has one of each, answers.py those of refusals

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from squorflow.api import bulk, creation, figures, problems, products, stream, workflows
+from squorflow.api import bulk, creation, figures, parameters, problems, products, stream, workflows
 from squorflow.api.examples import EXAMPLES
 from squorflow.api.limits import BodyLimit
 
@@ -34,7 +34,7 @@ def create_app() -> FastAPI:
     problems.add_handlers(app)
     # Those with paths of their own come before those with an id in them.
     for noun in (figures, stream, products, bulk, creation, workflows):
-        app.include_router(noun.router)
+        app.include_router(noun.router, dependencies=[Depends(parameters.refuse_unknown)])
     _show_examples(app)
     return app
 

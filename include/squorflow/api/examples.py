@@ -69,6 +69,7 @@ HISTORY = {
             "duration_in_state": 48.15,
         }
     ],
+    "next_cursor": None,
 }
 
 WHY = {"reason": "Suspicious content detected"}

@@ -22,6 +22,7 @@ from squorflow.workflow.bulk import OperationStatus
 from squorflow.workflow.transitions import clean
 
 LARGEST_PAGE = 200
+LARGEST_TRAIL = 1000
 COUNTED_AT_MOST = 10_000
 
 Text = Annotated[
@@ -105,6 +106,7 @@ class History(Wire):
 
     workflow_id: UUID
     transitions: list[Step]
+    next_cursor: int | None = Field(description="the `cursor` of the next page; null: this was the last")
 
 
 class LiveStep(Wire):

@@ -20,6 +20,8 @@ from squorflow.workflow.actions import ActionOutcome, PersonAction, act_on_many
 
 router = APIRouter(responses=REFUSALS)
 
+_LAST_SEQUENCE = 2**63 - 1
+
 
 @router.get("/", summary="List workflows")
 def list_workflows(
@@ -64,11 +66,22 @@ def get_status(workflow_id: schemas.WorkflowId, connection: Transaction, *, _cal
 
 
 @router.get("/{workflow_id}/history", summary="Get a workflow's audit trail", responses=NOT_FOUND)
-def get_history(workflow_id: schemas.WorkflowId, connection: Transaction, *, _caller: Reader) -> schemas.History:
-    """Return every transition of a workflow, oldest first."""
+def get_history(
+    workflow_id: schemas.WorkflowId,
+    connection: Transaction,
+    *,
+    _caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=schemas.LARGEST_TRAIL)] = schemas.LARGEST_TRAIL,
+    cursor: Annotated[int, Query(ge=0, le=_LAST_SEQUENCE, description="`next_cursor` of the page before")] = 0,
+) -> schemas.History:
+    """Return the transitions of a workflow, oldest first; few have more than one page of them."""
     listing.get_status(connection, workflow_id)
-    steps = audit.list_history(connection, workflow_id)
-    return schemas.History(workflow_id=workflow_id, transitions=[schemas.Step.model_validate(one) for one in steps])
+    found = audit.list_history(connection, workflow_id, after=cursor, most=limit + 1)
+    return schemas.History(
+        workflow_id=workflow_id,
+        transitions=[schemas.Step.model_validate(one) for one in found[:limit]],
+        next_cursor=found[limit - 1].sequence if len(found) > limit else None,
+    )
 
 
 @router.post("/{workflow_id}/retry", summary="Retry a workflow now", responses={**CONFLICT, **UNREADABLE})

@@ -23,6 +23,9 @@ router = APIRouter()
 ACTIONS = (PersonAction.RETRY, PersonAction.SUSPEND, PersonAction.CANCEL)
 """What a person is offered, the mildest first."""
 
+SHOWN_STEPS = 200
+"""Steps of the trail that the page has, the newest; the API has them all."""
+
 _TROUBLE = frozenset({WorkflowState.FAILED, WorkflowState.WAITING, WorkflowState.SUSPENDED})
 
 
@@ -38,7 +41,8 @@ def show(
     """Make the page of one workflow; `framed_by` names the tab of Airflow's it stands in."""
     status = listing.get_status(connection, workflow_id)
     standing = dossier.get_standing(connection, workflow_id)
-    trail = audit.list_history(connection, workflow_id)
+    last = audit.find_last_sequence(connection, workflow_id)
+    trail = audit.list_history(connection, workflow_id, after=max(0, last - SHOWN_STEPS))
     return pages.render(
         request,
         "product",
@@ -50,6 +54,7 @@ def show(
         outlook=foresee(status, standing),
         actions=[action for action in ACTIONS if status.current_state in APPLIES_TO[action]],
         trail=trail,
+        steps=last,
         errors=[row for row in trail if row.to_state in _TROUBLE and "error" in row.metadata],
         stage_seconds=dossier.list_stage_seconds(connection, workflow_id),
         events=dossier.list_events(connection, workflow_id),

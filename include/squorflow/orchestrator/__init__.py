@@ -1,7 +1,7 @@
 """Runs workflows without Airflow, in the threads of one process, and fills the queue.
 
     drain.py      the pool of workers that works until nothing is left, or stays
-    outlook.py    what is left to do, and when
+    lookout.py    what is left to do, and when
     emptiness.py  who wants to know when nothing is left
     worker.py     one worker: claims, runs the stages of each product in order, lets go of what it cannot finish
     outcomes.py   what becomes of one product, and of a whole queue

@@ -1,7 +1,7 @@
 """Works the queue empty with the threads of one process, or stays and works whatever comes.
 
 Owns when to rest, when to wake and when it is over. What a worker does with a product is `worker.py`, what is left
-to do `outlook.py`.
+to do `lookout.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from uuid import UUID
 from squorflow.config import WorkflowConfig
 from squorflow.errors import Cancelled
 from squorflow.orchestrator.emptiness import Emptiness
+from squorflow.orchestrator.lookout import Lookout
 from squorflow.orchestrator.outcomes import DrainReport, ProductEvent, ProductOutcome
-from squorflow.orchestrator.outlook import Outlook
 from squorflow.orchestrator.signals import stopped_by_signals
 from squorflow.orchestrator.worker import Worker
 from squorflow.postgres.database import is_outage
@@ -90,7 +90,7 @@ class WorkerPool:
             Worker(database, config=config, clients=clients, passed_over=self._passed_over) for _ in range(num_workers)
         ]
         owners = [worker.owner for worker in self._workers]
-        self._outlook = Outlook(database, config=config, owners=owners, passed_over=self._passed_over)
+        self._lookout = Lookout(database, config=config, owners=owners, passed_over=self._passed_over)
         self._on_event = on_event
         self._on_wait = on_wait
         self._counts: Counter[ProductOutcome] = Counter()
@@ -117,7 +117,7 @@ class WorkerPool:
 
     def _work(self) -> DrainReport:
         self._started = time.monotonic()
-        self._outlook.reap()
+        self._lookout.reap()
         threads = [
             threading.Thread(target=self._drive, args=(worker,), name=f"worker-{number}", daemon=True)
             for number, worker in enumerate(self._workers, start=1)
@@ -183,7 +183,7 @@ class WorkerPool:
     def _tell(self, event: ProductEvent) -> None:
         with self._condition:
             self._counts[event.outcome] += 1
-            self._outlook.forget()
+            self._lookout.forget()
             if self._on_event is not None:
                 self._on_event(event)
 
@@ -211,7 +211,7 @@ class WorkerPool:
 
     def _look_anew(self) -> None:
         """Have the next look begin at once, and take nothing as known."""
-        self._outlook.forget()
+        self._lookout.forget()
         with self._condition:
             self._hurried = True
             self._condition.notify_all()
@@ -258,28 +258,28 @@ class WorkerPool:
     def _look_around(self) -> float | None:
         """Do what is due; return the seconds until the next look, `None` when nothing is left to do."""
         askers = self.emptiness.askers()
-        self._outlook.reap()
+        self._lookout.reap()
         with self._condition:
             idle, all_idle = self._idle, self._is_idle()
         if idle == 0:
             return 0.0
-        if self._outlook.has_work():
+        if self._lookout.has_work():
             self._wake()
             return _AGAIN_SECONDS
         if not all_idle:
             return 0.0
-        if self._outlook.seconds_to_look <= 0:
-            wait = self._outlook.look()
+        if self._lookout.seconds_to_look <= 0:
+            wait = self._lookout.look()
             if wait is None:
                 self.emptiness.tell(askers)
                 return None
             if self._on_wait is not None and wait > 0:
                 self._on_wait(wait)
-        return min(_TICK_SECONDS, max(_AGAIN_SECONDS, self._outlook.seconds_to_look))
+        return min(_TICK_SECONDS, max(_AGAIN_SECONDS, self._lookout.seconds_to_look))
 
     def report(self) -> DrainReport:
         """Say what has been done so far and what is left."""
-        left = self._outlook.count_left()
+        left = self._lookout.count_left()
         return DrainReport(
             completed=self._counts[ProductOutcome.COMPLETED],
             failed=self._counts[ProductOutcome.FAILED],

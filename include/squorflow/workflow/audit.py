@@ -89,9 +89,20 @@ def list_latest(connection: Connection, *, after: UUID, most: int) -> list[Lates
     return [LatestStep(**row._mapping) for row in reversed(rows)]
 
 
-def list_history(connection: Connection, workflow_id: UUID) -> list[TrailRow]:
-    """Return a workflow's trail, oldest first; empty when there is no such workflow."""
-    rows = connection.execute(load("audit")["list_history"], {"workflow_id": workflow_id})
+def find_last_sequence(connection: Connection, workflow_id: UUID) -> int:
+    """Return the number of a workflow's last step; 0 when there is none."""
+    return int(connection.execute(load("audit")["find_last_sequence"], {"workflow_id": workflow_id}).scalar_one())
+
+
+def list_history(
+    connection: Connection, workflow_id: UUID, *, after: int = 0, most: int | None = None
+) -> list[TrailRow]:
+    """Return a workflow's trail after the step of number `after`, oldest first, at most so many steps.
+
+    Empty when there is no such workflow.
+    """
+    parameters = {"workflow_id": workflow_id, "after": after, "most": most}
+    rows = connection.execute(load("audit")["list_history"], parameters)
     return [
         TrailRow(
             transition_id=row.transition_id,

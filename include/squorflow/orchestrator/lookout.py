@@ -36,7 +36,7 @@ class Left:
     held_elsewhere: int
 
 
-class Outlook:
+class Lookout:
     """Looked from by one thread; any may say that something has changed.
 
     `owners` are the pool's own workers, `passed_over` the rows they have learnt to leave alone.
@@ -120,4 +120,4 @@ class Outlook:
         return until - now
 
     def _find_held_elsewhere(self, connection: Connection) -> Row[tuple[int, float | None]]:
-        return connection.execute(load("drain")["find_held_elsewhere"], {"owners": self._owners}).one()
+        return connection.execute(load("lookout")["find_held_elsewhere"], {"owners": self._owners}).one()
