@@ -320,20 +320,24 @@ class WorkerPool:
 
     def _find_wait(self) -> float | None:
         """Return in how many seconds there may be work again, `None` when nothing is left that ever becomes ours."""
+        parameters = {"owners": self._owners(), "passed_over": list(self._passed_over)}
         with self._database.begin() as connection:
-            remaining = queue.find_remaining(connection)
-            held = connection.execute(load("drain")["find_held_elsewhere"], {"owners": self._owners()}).one()
-        if remaining.seconds_to_retry is not None:
-            if remaining.seconds_to_retry <= 0:
+            left = connection.execute(load("drain")["find_left"], parameters).one()
+        if left.claimable:
+            # Given back, or released by another reaper, since the look for work.
+            return 0.0
+        if left.seconds_to_retry is not None:
+            seconds = float(left.seconds_to_retry)
+            if seconds <= 0:
                 reaper.release_due(self._database)
-            return max(0.0, remaining.seconds_to_retry)
-        if held.lease_seconds is None:
+            return max(0.0, seconds)
+        if left.lease_seconds is None:
             return None
         # Another worker that lives extends its leases; one that died has lost them after one lease, and then its
         # products are ours. So the longest lease is waited out once.
         now = time.monotonic()
         if self._patience_until is None:
-            self._patience_until = now + max(0.0, float(held.lease_seconds)) + _LEASE_SLACK_SECONDS
+            self._patience_until = now + max(0.0, float(left.lease_seconds)) + _LEASE_SLACK_SECONDS
         if now >= self._patience_until:
             return None
         self._reap_at = min(self._reap_at, self._patience_until)
