@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -26,8 +31,19 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     return work
 
 
-def make(database: Database, config: WorkflowConfig) -> WorkerPool:
-    return WorkerPool(database, config=config, clients=make_clients(config), num_workers=1)
+def make(database: Database, config: WorkflowConfig, kind: type[WorkerPool] = WorkerPool, **options: Any) -> Any:
+    return kind(database, config=config, clients=make_clients(config), num_workers=1, **options)
+
+
+@contextmanager
+def running(pool: WorkerPool) -> Iterator[None]:
+    thread = threading.Thread(target=pool.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        pool.stop("the test is over")
+        thread.join()
 
 
 def claim_elsewhere(database: Database) -> None:
@@ -55,4 +71,65 @@ def test_what_another_worker_gives_back_during_a_look_is_not_left_in_the_queue(
 
     monkeypatch.setattr(queue, "count_claimable", count_then_be_given)
     make(database, config).run()
+    assert get_state(database, workflow_id) == "completed"
+
+
+class AskedAtTheEnd(WorkerPool):
+    """Asked when it has just found that nothing is left, before it notes when to look again."""
+
+    answer: Future[None] | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.was_asked = threading.Event()
+        super().__init__(*arguments, **options)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "_look_at" and value and self.answer is None:
+            # Where the pool keeps the asker out meanwhile, it comes just after.
+            asking = threading.Thread(target=self._be_asked)
+            asking.start()
+            asking.join(1)
+        super().__setattr__(name, value)
+
+    def _be_asked(self) -> None:
+        self.answer = self.emptiness.ask()
+        self.was_asked.set()
+
+
+def test_whoever_asks_at_the_end_of_a_look_is_answered_by_the_next(
+    database: Database, config: WorkflowConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[WorkerPool.__module__], "_LOOK_SECONDS", 600)
+    pool = make(database, config, AskedAtTheEnd, stays=True)
+    with running(pool):
+        assert pool.was_asked.wait(60)
+        pool.answer.result(30)
+
+
+class AskedWhilePatient(WorkerPool):
+    """Asked when it has just decided how long to wait for what others hold."""
+
+    answer: Future[None] | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.was_asked = threading.Event()
+        super().__init__(*arguments, **options)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "_patience_until" and value and not self.was_asked.is_set():
+            self.was_asked.set()
+            self.answer = self.emptiness.ask()
+
+
+def test_whoever_asks_while_the_pool_waits_for_others_does_not_end_it(
+    database: Database, config: WorkflowConfig
+) -> None:
+    (workflow_id,) = enqueue(database)
+    claim_elsewhere(database)
+    pool = make(database, config, AskedWhilePatient, stays=True)
+    with running(pool):
+        assert pool.was_asked.wait(60)
+        give_back_elsewhere(database)
+        pool.answer.result(60)
     assert get_state(database, workflow_id) == "completed"

@@ -310,13 +310,17 @@ class WorkerPool:
             wait = self._find_wait()
             if wait is None:
                 self.emptiness.tell(askers)
-                # Whoever has asked meanwhile is answered by the next look.
-                self._look_at = 0.0 if self.emptiness.askers() else time.monotonic() + _LOOK_SECONDS
+                self._trust_look(_LOOK_SECONDS)
                 return None
             if self._on_wait is not None and wait > 0:
                 self._on_wait(wait)
-            self._look_at = time.monotonic() + min(wait, _LOOK_SECONDS)
+            self._trust_look(min(wait, _LOOK_SECONDS))
         return min(_TICK_SECONDS, max(_AGAIN_SECONDS, self._look_at - time.monotonic()))
+
+    def _trust_look(self, seconds: float) -> None:
+        """Look at what is left again after so long; at once where somebody has asked during this look."""
+        with self._condition:
+            self._look_at = 0.0 if self._hurried else time.monotonic() + seconds
 
     def _find_wait(self) -> float | None:
         """Return in how many seconds there may be work again, `None` when nothing is left that ever becomes ours."""
@@ -336,12 +340,14 @@ class WorkerPool:
         # Another worker that lives extends its leases; one that died has lost them after one lease, and then its
         # products are ours. So the longest lease is waited out once.
         now = time.monotonic()
-        if self._patience_until is None:
-            self._patience_until = now + max(0.0, float(left.lease_seconds)) + _LEASE_SLACK_SECONDS
-        if now >= self._patience_until:
+        # Read once: whoever asks meanwhile takes it away.
+        until = self._patience_until
+        if until is None:
+            until = self._patience_until = now + max(0.0, float(left.lease_seconds)) + _LEASE_SLACK_SECONDS
+        if now >= until:
             return None
-        self._reap_at = min(self._reap_at, self._patience_until)
-        return self._patience_until - now
+        self._reap_at = min(self._reap_at, until)
+        return until - now
 
     def _owners(self) -> list[str]:
         return [worker.owner for worker in self._workers]
