@@ -17,7 +17,7 @@ from squorflow.postgres.database import Database
 from squorflow.states import WorkflowState
 from squorflow.workflow import queue, waking
 from squorflow.workflow.actions import PersonAction, act
-from squorflow.workflow.waking import Bell
+from squorflow.workflow.waking import Bell, Restraint
 from support import workflows
 from support.workflows import OTHER_RUN, RUN, enqueue, hold_one, reach, rows
 
@@ -174,3 +174,23 @@ def test_it_survives_losing_its_connection_and_hears_what_comes_afterwards(
 
     assert asyncio.run(_count(trigger, until_quiet=3, then=[cut, add])) == 1
     assert True in ended
+
+
+def test_what_came_while_it_was_cut_off_is_not_left_until_its_patience_ends(
+    database: Database, trigger: WorkDueTrigger
+) -> None:
+    """Its last wake was answered in vain, so only a ring would let it wake again; but that nobody heard."""
+    restraint = Restraint()
+    enqueue(database)
+    with Bell.hung(database) as bell:
+        assert restraint.allows(bell.look(since=None), rung=False)
+    with database.begin() as connection:
+        queue.claim_for_worker(connection, owner="worker:host/1/x", limit=1, lease=timedelta(hours=1))
+    assert workflows.claim(database, owner=RUN) == []
+    enqueue(database)
+
+    async def program() -> None:
+        async with asyncio.timeout(30), aclosing(trigger._watch(restraint)) as events:  # type: ignore[type-var]
+            await anext(events)
+
+    asyncio.run(program())
