@@ -11,15 +11,17 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from squorflow import stages
 from squorflow.config import WorkflowConfig
 from squorflow.orchestrator import WorkerPool
+from squorflow.orchestrator.worker import _NOTHING_BEGUN, Worker
 from squorflow.postgres.database import Database
 from squorflow.stages import make_clients
 from squorflow.workflow import queue
 from support.work import Work
-from support.workflows import enqueue, get_state
+from support.workflows import acquire, enqueue, get_state, value
 
 OTHER = "worker:elsewhere/1/x"
 
@@ -133,3 +135,30 @@ def test_whoever_asks_while_the_pool_waits_for_others_does_not_end_it(
         give_back_elsewhere(database)
         pool.answer.result(60)
     assert get_state(database, workflow_id) == "completed"
+
+
+def test_a_heartbeat_and_a_worker_that_lets_go_do_not_wait_for_each_other(
+    database: Database, config: WorkflowConfig
+) -> None:
+    first, second = sorted(enqueue(database, count=2))
+    worker = Worker(database, config=config, clients=make_clients(config))
+    with database.begin() as connection:
+        queue.claim_for_worker(connection, owner=worker.owner, limit=2, lease=timedelta(hours=1))
+    acquire(database, second, owner=worker.owner)
+    beating = threading.Thread(target=worker.extend)
+    give_back = queue.give_back
+
+    def give_back_meanwhile(connection: Connection, **options: Any) -> int:
+        """Let go of the one that was not begun once the heartbeat waits for the other, which was."""
+        beating.start()
+        while not value(database, "SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert beating.is_alive()
+        return give_back(connection, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue, "give_back", give_back_meanwhile)
+        worker._pending = _NOTHING_BEGUN
+        worker.close()
+    beating.join()
+    assert value(database, "SELECT count(*) FROM processing_queue WHERE locked_by IS NOT NULL") == 0
+    assert (get_state(database, first), get_state(database, second)) == ("queued", "retrying")

@@ -170,9 +170,16 @@ FROM (
 ) AS p;
 
 -- name: extend_owned
--- Extend the lease of all rows a worker process holds, also of those it has not begun.
-UPDATE processing_queue SET lease_expires_at = clock_timestamp() + :lease
-WHERE locked_by = :owner AND workflow_state IN ('queued', 'processing');
+-- Extend the lease of all rows a worker process holds, also of those it has not begun, in the order in which it lets go.
+WITH held AS MATERIALIZED (
+    SELECT q.queue_id
+    FROM processing_queue AS q
+    WHERE q.locked_by = :owner AND q.workflow_state IN ('queued', 'processing')
+    ORDER BY q.queue_id
+    FOR NO KEY UPDATE
+)
+UPDATE processing_queue AS q SET lease_expires_at = clock_timestamp() + :lease
+FROM held AS h WHERE q.queue_id = h.queue_id;
 
 -- name: give_back
 -- Release what an owner claimed and did not begin, or left to be retried.
