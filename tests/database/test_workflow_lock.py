@@ -49,7 +49,7 @@ def test_of_two_locks_one_waits_in_every_state(
 
 async def hold_both(database: Database, config: WorkflowConfig, workflow_id: UUID, *, order: list[str]) -> None:
     async def hold() -> None:
-        async with lock(database, config, workflow_id, patience=config.lock_timeout):
+        async with lock(database, config, workflow_id, patience=timedelta(minutes=1)):
             order.append("in")
             await asyncio.sleep(0.01)
             order.append("out")
@@ -121,7 +121,6 @@ def test_a_worker_with_a_lease_takes_the_lock_and_the_block_is_told(
     database: Database, config: WorkflowConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A person gives a suspended workflow to the queue while a program holds its lock."""
-    short = config.model_copy(update={"lock_timeout": timedelta(seconds=1)})
     ran: list[str] = []
 
     def stage(_context: StageContext) -> StageResult:
@@ -137,12 +136,12 @@ def test_a_worker_with_a_lease_takes_the_lock_and_the_block_is_told(
         with database.begin() as connection:
             queue.claim_for_worker(connection, owner=owner, limit=1, lease=timedelta(minutes=1))
         run_stage(
-            database, workflow_id=workflow_id, stage=Stage.DISCOVERY, owner=owner, actor="test", config=short,
-            clients=make_clients(short),
+            database, workflow_id=workflow_id, stage=Stage.DISCOVERY, owner=owner, actor="test", config=config,
+            clients=make_clients(config),
         )  # fmt: skip
 
     async def program() -> None:
-        async with lock(database, short, workflow_id):
+        async with lock(database, config, workflow_id):
             await transition_state(workflow_id, WorkflowState.QUEUED, database=database)
             await asyncio.gather(asyncio.to_thread(work), asyncio.Event().wait())
 
