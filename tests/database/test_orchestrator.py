@@ -31,7 +31,7 @@ from squorflow.states import STAGES, Stage, WorkflowState
 from squorflow.workflow import audit
 from support.airflow_runs import crawled
 from support.event_handlers import Recorder
-from support.processes import blocked_worker
+from support.processes import PATIENCE_SECONDS, blocked_worker
 from support.work import Work
 from support.workflows import administer, enqueue, get_state, get_trail, reach, rows, value
 
@@ -143,7 +143,7 @@ def test_ctrl_c_ends_a_program_and_leaves_no_lease(database: Database, database_
     enqueue(database, count=6)
     with blocked_worker(database_url, tmp_path, program="program") as process:
         process.send_signal(signal.SIGINT)
-        _, complaints = process.communicate(timeout=60)
+        _, complaints = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == -signal.SIGINT
     assert complaints.rstrip().endswith("KeyboardInterrupt")
     assert value(database, OWNED) == 0
@@ -231,7 +231,8 @@ def test_handlers_are_told_what_happens_also_those_that_come_late(database: Data
     asyncio.run(program())
     moves = ["created", "queued", "processing", "completed"]
     assert list(moves_by_workflow(early).values()) == [moves, moves]
-    assert list(moves_by_workflow(late).values())[-1] == moves
+    # It may be told the last of what happened before it came, which nobody had been told yet.
+    assert moves in moves_by_workflow(late).values()
 
 
 def test_it_is_started_once_and_drained_only_while_it_runs(work: Work, make: Make) -> None:
