@@ -162,7 +162,7 @@ def test_a_stream_outlives_an_outage_of_the_database(server: ApiServer, client: 
 
 
 def test_the_server_ends_at_once_though_somebody_watches(server: ApiServer) -> None:
-    with beside(server).running() as running, running.as_("viewer").stream("GET", PATH) as answer:
+    with beside(server) as running, running.as_("viewer").stream("GET", PATH) as answer:
         assert answer.status_code == 200
         running.process.terminate()
         for _ in answer.iter_lines():

@@ -22,13 +22,14 @@ import pytest
 from squorflow.postgres.database import Database
 from squorflow.states import WorkflowState
 from squorflow.workflow.transitions import transition
+from support.ports import Port
 from support.webhook_receiver import SECRET
 from support.workflows import ACTOR, create, rows, value
 
 TRANSITIONS = int(os.environ.get("SQUORFLOW_TEST_TRANSITIONS", "600"))
 MOVES = (WorkflowState.QUEUED, WorkflowState.PROCESSING, WorkflowState.COMPLETED)
 FAILING, HANGING = 0.30, 0.05
-DEADLINE_SECONDS = 60 + TRANSITIONS * 0.06
+DEADLINE_SECONDS = 180 + TRANSITIONS * 0.06
 
 
 class Programs:
@@ -40,12 +41,12 @@ class Programs:
         self._errors = (folder / "dispatchers.log").open("wb")
         self._address = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._folder = folder
-        self._port = 0
+        self._port = Port()
         self.receiver: subprocess.Popen[str] | None = None
         self.dispatcher: subprocess.Popen[bytes] | None = None
 
     def start_receiver(self) -> None:
-        arguments = (str(self._port), str(self.file), SECRET, str(FAILING), str(HANGING))
+        arguments = (str(self._port.number), str(self.file), SECRET, str(FAILING), str(HANGING))
         self.receiver = subprocess.Popen(
             [sys.executable, "-m", "support.webhook_receiver", *arguments],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -53,10 +54,10 @@ class Programs:
             text=True,
         )
         assert self.receiver.stdout is not None
-        self._port = int(self.receiver.stdout.readline())
+        assert int(self.receiver.stdout.readline()) == self._port.number
 
     def start_dispatcher(self) -> None:
-        hook = {"conn_type": "http", "password": SECRET, "extra": {"url": f"http://127.0.0.1:{self._port}/hook"}}
+        hook = {"conn_type": "http", "password": SECRET, "extra": {"url": f"http://127.0.0.1:{self._port.number}/hook"}}
         self.dispatcher = subprocess.Popen(
             [sys.executable, "-c", "from squorflow.cli import main; main()", "events", "deliver", "--follow"],
             env={
@@ -86,6 +87,7 @@ class Programs:
         self.kill_dispatcher()
         self.kill_receiver()
         self._errors.close()
+        self._port.close()
 
     @staticmethod
     def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes] | None) -> None:

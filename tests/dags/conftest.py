@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from squorflow.airflow.local import WORKFLOW_DATABASE
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
 from support.airflow_runs import Installation
+from support.ports import Port
 from support.prepared import local_airflow
 from support.s3 import bucket, endpoint  # noqa: F401 - fixtures
 
@@ -26,10 +26,7 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 @pytest.fixture(scope="module")
 def installation() -> Iterator[Installation]:
     """An Airflow and an empty workflow database for the tests of one module; nothing of it runs but Postgres."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="squorflow-install-") as folder:
+    with Port() as port, tempfile.TemporaryDirectory(prefix="squorflow-install-") as folder:
         config = WorkflowConfig(home=Path(folder), lock_timeout=5)
         airflow = local_airflow(config, port=port)
         with airflow.running():

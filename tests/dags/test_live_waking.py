@@ -57,9 +57,9 @@ def test_queued_products_start_a_run_by_themselves_and_a_burst_starts_few(instal
         api.wait_for_end(run["dag_run_id"])
 
 
-def waits_six_seconds(images: ImageServer, name: str) -> dict[str, object]:
-    """Return a product that has only an image, whose host wants to be asked again in six seconds."""
-    busy = Answer(status=429, headers={"Retry-After": "6"})
+def waits_a_while(images: ImageServer, name: str) -> dict[str, object]:
+    """Return a product that has only an image, whose host wants to be asked again so late that it is seen to wait."""
+    busy = Answer(status=429, headers={"Retry-After": "25"})
     address = images.serve(f"/{name.replace(' ', '-')}.png", busy, Answer(body=picture()))
     return crawled(name, images=[address], extracted_data={})
 
@@ -67,7 +67,7 @@ def waits_six_seconds(images: ImageServer, name: str) -> dict[str, object]:
 def test_a_wait_is_deferred_to_the_triggerer_and_costs_neither_a_try_nor_a_worker(
     installation: Installation, api: Api, images: ImageServer
 ) -> None:
-    installation.enqueue(waits_six_seconds(images, "patient"))
+    installation.enqueue(waits_a_while(images, "patient"))
     api.wait_for(lambda: installation.query(ROW, name="patient") == [("waiting", 0)])
     run_id = run_of(installation, "patient")
     api.wait_for(lambda: api.task(run_id, FETCH, "patient")["state"] == "deferred")
@@ -80,7 +80,7 @@ def test_a_wait_is_deferred_to_the_triggerer_and_costs_neither_a_try_nor_a_worke
 def test_a_pause_in_the_middle_keeps_the_products_and_the_run_goes_on_after_it(
     installation: Installation, api: Api, images: ImageServer
 ) -> None:
-    installation.enqueue(waits_six_seconds(images, "paused"))
+    installation.enqueue(waits_a_while(images, "paused"))
     api.wait_for(lambda: installation.query(ROW, name="paused") == [("waiting", 0)])
     run_id = run_of(installation, "paused")
     api.patch(DAG, {"is_paused": True})

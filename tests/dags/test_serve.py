@@ -26,7 +26,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 def test_a_new_dag_is_not_paused_and_runs(serving: Serving) -> None:
     airflow = LocalAirflow(WorkflowConfig(home=serving.home), port=serving.port, dags=serving.dags)
-    with httpx.Client(base_url=airflow.address, timeout=60) as client:
+    with httpx.Client(base_url=airflow.address, timeout=120) as client:
         token = client.post("/auth/token", json={"username": "admin", "password": airflow.password}).json()
         client.headers["Authorization"] = f"Bearer {token['access_token']}"
         while client.get("/api/v2/dags/greeting").status_code == 404:

@@ -22,7 +22,7 @@ def mortal(tmp_path: Path) -> Iterator[Serving]:
 
 def test_ctrl_c_ends_it_well_and_leaves_nothing(mortal: Serving) -> None:
     mortal.process.send_signal(signal.SIGINT)
-    assert mortal.process.wait(60) == 0
+    assert mortal.process.wait(180) == 0
     assert alive(mortal.runs[0]) == []
     assert not EmbeddedPostgres(mortal.home).is_running()
 
@@ -34,6 +34,6 @@ def test_killed_it_leaves_nothing_and_starts_again_and_a_component_that_dies_end
     first, second = mortal.runs
     assert alive(first) == []
     next(process for process, words in second.items() if "triggerer" in words).kill()
-    assert mortal.process.wait(60) == 1
+    assert mortal.process.wait(180) == 1
     assert "The triggerer ended by itself (exit code -9)" in mortal.said()
     assert alive(second) == []

@@ -15,6 +15,7 @@ from squorflow.postgres.database import Database
 from squorflow.states import WorkflowState
 from squorflow.workflow.transitions import transition
 from support.event_handlers import Recorder, Waiting, deliver, finished, registered
+from support.processes import wait_until
 from support.workflows import ACTOR, reach, rows, value
 
 
@@ -85,10 +86,18 @@ def test_a_handler_that_never_comes_back_is_left_behind_and_the_others_are_told(
             else:
                 released.wait()
 
-    stuck, sound = Stuck("stuck"), Recorder("sound")
+    stuck, sound, stop = Stuck("stuck"), Recorder("sound"), threading.Event()
     hasty = config.model_copy(update={"event_timeout": timedelta(milliseconds=50), "event_backoff": timedelta(hours=1)})
+
+    def stop_when_all_is_told() -> None:
+        wait_until(lambda: len(sound.taken) == 4 and len(stuck.given) > 0)
+        stop.set()
+
+    watching = threading.Thread(target=stop_when_all_is_told)
+    watching.start()
     try:
-        deliver(database, hasty, stuck, sound, budget=1)
+        deliver_until(stop, database=database, config=hasty, handlers=registered(stuck, sound))
+        watching.join()
         assert sound.moves() == ["created", "queued", "processing", "completed"]
         assert len(stuck.given) == 1
         assert ("left behind" in caplog.text) == (holding == "its event loop")

@@ -25,6 +25,7 @@ from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.products.crawler import accept
 from squorflow.stages import make_clients
 from squorflow.workflow import audit, queue
+from support.ports import Port
 from support.processes import wait_until
 from support.workflows import rows, value
 
@@ -40,10 +41,7 @@ def pooler(postgres: EmbeddedPostgres, database_url: URL) -> Iterator[str]:
     # It does not run as root either; the session's own Postgres has found somebody who may.
     owner = pwd.getpwuid(postgres.data.stat().st_uid)
     as_owner = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="squorflow-pooler-") as name:
+    with Port() as port, tempfile.TemporaryDirectory(prefix="squorflow-pooler-") as name:
         folder = Path(name)
         settings = folder / "pgbouncer.ini"
         settings.write_text(

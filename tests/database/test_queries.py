@@ -239,7 +239,7 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
 @pytest.mark.parametrize(
     ("file", "name", "parameters", "index"),
     [
-        ("queue", "extend_owned", {"owner": RUN, "lease": timedelta(seconds=30)}, {"queue_owned"}),
+        ("queue", "extend_owned", {"owner": RUN, "lease": timedelta(seconds=30)}, {"queue_owned", *BY_KEY}),
         ("queue", "give_back", {"owner": RUN}, {"queue_owned"}),
         ("queue", "list_claimed", {"owner": RUN}, BY_KEY),
         (

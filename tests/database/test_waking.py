@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from squorflow.airflow import wake
 from squorflow.airflow.wake import WorkDueTrigger
@@ -17,9 +16,10 @@ from squorflow.postgres.database import Database
 from squorflow.states import WorkflowState
 from squorflow.workflow import queue, waking
 from squorflow.workflow.actions import PersonAction, act
-from squorflow.workflow.waking import Bell
+from squorflow.workflow.waking import Bell, Restraint
 from support import workflows
-from support.workflows import OTHER_RUN, RUN, enqueue, hold_one, reach, rows
+from support.processes import PATIENCE_SECONDS, wait_until
+from support.workflows import OTHER_RUN, RUN, enqueue, hold_one, reach, rows, value
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -114,9 +114,13 @@ def trigger(database: Database, monkeypatch: pytest.MonkeyPatch) -> WorkDueTrigg
     return WorkDueTrigger()  # type: ignore[no-untyped-call]
 
 
-async def _count(trigger: WorkDueTrigger, *, until_quiet: float, then: list[Callable[[], object]]) -> int:
-    """Count events; after each quiet spell of `until_quiet` seconds do the next thing, and end after the last."""
-    events: asyncio.Queue[Any] = asyncio.Queue()
+Events = asyncio.Queue[Any]
+
+
+@asynccontextmanager
+async def heard(trigger: WorkDueTrigger) -> AsyncIterator[Events]:
+    """Have the trigger watch inside the block; yields what its events go to."""
+    events: Events = asyncio.Queue()
 
     async def listen() -> None:
         stream: AsyncIterator[Any] = trigger.run()
@@ -125,20 +129,30 @@ async def _count(trigger: WorkDueTrigger, *, until_quiet: float, then: list[Call
                 await events.put(event)
 
     task = asyncio.create_task(listen())
-    seen = 0
-    steps = list(then)
-    while True:
-        try:
-            await asyncio.wait_for(events.get(), until_quiet)
-            seen += 1
-        except TimeoutError:
-            if not steps:
-                break
-            await asyncio.to_thread(steps.pop(0))
+    yield events
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    return seen
+
+
+async def count_until_quiet(events: Events) -> int:
+    """Wait for an event, and count those that come until none has come for a while."""
+    await asyncio.wait_for(events.get(), PATIENCE_SECONDS)
+    count = 1
+    with suppress(TimeoutError):
+        while await asyncio.wait_for(events.get(), 3):
+            count += 1
+    return count
+
+
+def find_watchers(database: Database) -> list[int]:
+    """Return the sessions of triggers that have looked."""
+    found = rows(
+        database,
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%AS at,%'",
+    )
+    return [row.pid for row in found]
 
 
 def test_a_thousand_rings_become_few_events(database: Database, trigger: WorkDueTrigger) -> None:
@@ -150,27 +164,49 @@ def test_a_thousand_rings_become_few_events(database: Database, trigger: WorkDue
                     rows(connection, "UPDATE processing_queue SET workflow_state = 'queued'")
                 waking.announce(connection)
 
-    assert 1 <= asyncio.run(_count(trigger, until_quiet=3, then=[burst])) <= 3
+    async def program() -> int:
+        async with heard(trigger) as events:
+            await asyncio.to_thread(wait_until, lambda: find_watchers(database) != [])
+            await asyncio.to_thread(burst)
+            return await count_until_quiet(events)
+
+    assert asyncio.run(program()) <= 3
 
 
 def test_it_survives_losing_its_connection_and_hears_what_comes_afterwards(
     database: Database, trigger: WorkDueTrigger
 ) -> None:
-    ended = []
-
     def cut() -> None:
-        with database.session() as session:
-            ended.extend(
-                session.execute(
-                    text(
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%AS at,%'"
-                    )
-                ).scalars()
-            )
+        wait_until(lambda: find_watchers(database) != [])
+        (lost,) = find_watchers(database)
+        assert value(database, "SELECT pg_terminate_backend(:pid)", pid=lost)
+        wait_until(lambda: find_watchers(database) not in ([], [lost]))
 
-    def add() -> None:
-        enqueue(database)
+    async def program() -> int:
+        async with heard(trigger) as events:
+            await asyncio.to_thread(cut)
+            assert events.empty()
+            await asyncio.to_thread(enqueue, database)
+            return await count_until_quiet(events)
 
-    assert asyncio.run(_count(trigger, until_quiet=3, then=[cut, add])) == 1
-    assert True in ended
+    assert asyncio.run(program()) == 1
+
+
+def test_what_came_while_it_was_cut_off_is_not_left_until_its_patience_ends(
+    database: Database, trigger: WorkDueTrigger
+) -> None:
+    """Its last wake was answered in vain, so only a ring would let it wake again; but that nobody heard."""
+    restraint = Restraint()
+    enqueue(database)
+    with Bell.hung(database) as bell:
+        assert restraint.allows(bell.look(since=None), rung=False)
+    with database.begin() as connection:
+        queue.claim_for_worker(connection, owner="worker:host/1/x", limit=1, lease=timedelta(hours=1))
+    assert workflows.claim(database, owner=RUN) == []
+    enqueue(database)
+
+    async def program() -> None:
+        async with asyncio.timeout(30), aclosing(trigger._watch(restraint)) as events:  # type: ignore[type-var]
+            await anext(events)
+
+    asyncio.run(program())

@@ -17,6 +17,7 @@ from squorflow.events.registry import get_handlers
 from squorflow.postgres.database import Database
 from squorflow.states import WorkflowState
 from support.event_handlers import Recorder, finished, registered
+from support.ports import Port
 from support.webhook_receiver import receiving
 from support.workflows import reach, value
 
@@ -34,6 +35,13 @@ def config(config: WorkflowConfig) -> WorkflowConfig:
             "breaker_pause": timedelta(milliseconds=200),
         }
     )
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Return a port that stays the receiver's while it is away."""
+    with Port() as port:
+        yield port
 
 
 @contextmanager
@@ -100,10 +108,10 @@ def test_transitions_commit_and_others_are_told_while_a_subscriber_hangs(
 
 
 def test_the_breaker_of_a_webhook_that_is_away_opens_and_closes_when_it_is_back(
-    database: Database, config: WorkflowConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, config: WorkflowConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int
 ) -> None:
     recorder = Recorder()
-    with receiving(tmp_path) as hook:
+    with receiving(tmp_path, port=port) as hook:
         monkeypatch.setenv("AIRFLOW_CONN_HOOK", hook.connection)
     for _ in range(5):
         finished(database)
@@ -113,7 +121,7 @@ def test_the_breaker_of_a_webhook_that_is_away_opens_and_closes_when_it_is_back(
         assert delivered(database) == 0
         finished(database)
         wait_for(lambda: len(recorder.moves()) == 24)
-        with receiving(tmp_path, port=hook.port) as back:
+        with receiving(tmp_path, port=port) as back:
             wait_for(lambda: len({one["id"] for one in back.taken() if "to_state" in one}) == 24)
             wait_for(lambda: breaker(database) == "closed")
             wait_for(lambda: recorder.taken[-1].event_type == "alert_resolved")
@@ -122,16 +130,16 @@ def test_the_breaker_of_a_webhook_that_is_away_opens_and_closes_when_it_is_back(
 
 
 def test_a_webhook_that_goes_away_again_has_its_breaker_opened_again(
-    database: Database, config: WorkflowConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, config: WorkflowConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int
 ) -> None:
     recorder = Recorder()
-    with receiving(tmp_path) as hook:
+    with receiving(tmp_path, port=port) as hook:
         monkeypatch.setenv("AIRFLOW_CONN_HOOK", hook.connection)
     with dispatching(database, config, recorder):
         for _ in range(2):
             finished(database)
             wait_for(lambda: breaker(database) in {"open", "half_open"})
-            with receiving(tmp_path, port=hook.port):
+            with receiving(tmp_path, port=port):
                 wait_for(lambda: breaker(database) == "closed")
     # Events left over may open it once more after the receiver has gone for good.
     closed_again = "SELECT count(*) FROM alert_incident WHERE alert = 'breaker_open' AND resolved_at IS NOT NULL"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import Connection
 
 from squorflow import WorkflowLock, stages, transition_state
 from squorflow.config import WorkflowConfig
@@ -47,7 +49,7 @@ def test_of_two_locks_one_waits_in_every_state(
 
 async def hold_both(database: Database, config: WorkflowConfig, workflow_id: UUID, *, order: list[str]) -> None:
     async def hold() -> None:
-        async with lock(database, config, workflow_id, patience=config.lock_timeout):
+        async with lock(database, config, workflow_id, patience=timedelta(minutes=1)):
             order.append("in")
             await asyncio.sleep(0.01)
             order.append("out")
@@ -119,7 +121,6 @@ def test_a_worker_with_a_lease_takes_the_lock_and_the_block_is_told(
     database: Database, config: WorkflowConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A person gives a suspended workflow to the queue while a program holds its lock."""
-    short = config.model_copy(update={"lock_timeout": timedelta(seconds=1)})
     ran: list[str] = []
 
     def stage(_context: StageContext) -> StageResult:
@@ -135,12 +136,12 @@ def test_a_worker_with_a_lease_takes_the_lock_and_the_block_is_told(
         with database.begin() as connection:
             queue.claim_for_worker(connection, owner=owner, limit=1, lease=timedelta(minutes=1))
         run_stage(
-            database, workflow_id=workflow_id, stage=Stage.DISCOVERY, owner=owner, actor="test", config=short,
-            clients=make_clients(short),
+            database, workflow_id=workflow_id, stage=Stage.DISCOVERY, owner=owner, actor="test", config=config,
+            clients=make_clients(config),
         )  # fmt: skip
 
     async def program() -> None:
-        async with lock(database, short, workflow_id):
+        async with lock(database, config, workflow_id):
             await transition_state(workflow_id, WorkflowState.QUEUED, database=database)
             await asyncio.gather(asyncio.to_thread(work), asyncio.Event().wait())
 
@@ -179,6 +180,60 @@ def test_whoever_is_cancelled_while_waiting_holds_nothing(database: Database, co
 
     asyncio.run(program())
     assert value(database, SESSIONS) == 0
+
+
+def test_a_lock_is_not_let_go_of_while_it_is_still_being_extended(
+    database: Database, config: WorkflowConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is one connection, which goes back to its pool; the thread that extends cannot be cancelled."""
+    (workflow_id,) = enqueue(database)
+    extending, go_on = threading.Event(), threading.Event()
+    order: list[str] = []
+    extend, give_back = queue.extend_owned, queue.give_back
+
+    def extend_slowly(connection: Connection, **options: Any) -> int:
+        extending.set()
+        assert go_on.wait(60)
+        order.append("extended")
+        return extend(connection, **options)
+
+    def note_give_back(connection: Connection, **options: Any) -> int:
+        order.append("given back")
+        return give_back(connection, **options)
+
+    monkeypatch.setattr(queue, "extend_owned", extend_slowly)
+    monkeypatch.setattr(queue, "give_back", note_give_back)
+
+    async def program() -> None:
+        only = lock(database, config, workflow_id)
+        only._pause = 0
+        async with only:
+            assert await asyncio.to_thread(extending.wait, 60)
+            asyncio.get_running_loop().call_later(0.5, go_on.set)
+
+    asyncio.run(program())
+    assert order == ["extended", "given back"]
+    assert value(database, SESSIONS) == 0
+
+
+def test_whoever_is_cancelled_while_leaving_holds_nothing(database: Database, config: WorkflowConfig) -> None:
+    (workflow_id,) = enqueue(database)
+
+    async def work() -> None:
+        async with lock(database, config, workflow_id):
+            # Comes at the next time it waits, which is for the end of what extends the lock.
+            asyncio.get_running_loop().call_soon(working.cancel)
+
+    async def program() -> None:
+        nonlocal working
+        working = asyncio.create_task(work())
+        with pytest.raises(asyncio.CancelledError):
+            await working
+
+    working: asyncio.Task[None]
+    asyncio.run(program())
+    assert value(database, SESSIONS) == 0
+    assert value(database, "SELECT locked_by FROM processing_queue") is None
 
 
 def test_one_lock_is_not_entered_twice_at_once(database: Database, config: WorkflowConfig) -> None:

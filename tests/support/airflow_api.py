@@ -29,7 +29,7 @@ class Api:
 
     def __init__(self, installation: Installation, processes: Processes) -> None:
         self._processes = processes
-        self._client = httpx.Client(base_url=installation.airflow.address, timeout=30, trust_env=False)
+        self._client = httpx.Client(base_url=installation.airflow.address, timeout=120, trust_env=False)
         self._login = {"username": USER, "password": installation.airflow.password}
 
     def sign_in(self) -> None:

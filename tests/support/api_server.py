@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import httpx
 from squorflow.airflow.local import WORKFLOW_DATABASE, LocalAirflow
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
+from support.ports import Port
 from support.prepared import local_airflow
 
 PREFIX = "/api/v1/workflow"
@@ -62,7 +62,7 @@ class ApiServer:
             for client in self._clients:
                 client.close()
             process.terminate()
-            process.wait(60)
+            process.wait(180)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         end = time.monotonic() + _START_SECONDS
@@ -77,7 +77,7 @@ class ApiServer:
             return
 
     def anonymous(self, **headers: str) -> httpx.Client:
-        client = httpx.Client(base_url=self.airflow.address, timeout=60, trust_env=False, headers=headers)
+        client = httpx.Client(base_url=self.airflow.address, timeout=120, trust_env=False, headers=headers)
         self._clients.append(client)
         return client
 
@@ -105,38 +105,34 @@ class ApiServer:
         return rows
 
 
-def beside(server: ApiServer) -> ApiServer:
-    """Return another api-server on the same databases, which does not run yet."""
-    return ApiServer(LocalAirflow(server.airflow.config, port=_free_port()), server.database)
+@contextmanager
+def beside(server: ApiServer, **settings: str) -> Iterator[ApiServer]:
+    """Start another api-server on the same databases."""
+    with Port() as port:
+        other = ApiServer(LocalAirflow(server.airflow.config, port=port), server.database)
+        with other.running(**settings) as running:
+            yield running
 
 
 @contextmanager
 def fab_server(server: ApiServer) -> Iterator[ApiServer]:
     """Start another api-server on the same databases, whose users are those of FAB's auth manager."""
-    other = beside(server)
     settings = {"AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"}
-    environment = {**other.airflow.environment(), **settings}
+    environment = {**server.airflow.environment(), **settings}
     program = Path(__file__).with_name("fab_users.py")
-    for command in (other.airflow.command("fab-db", "migrate"), [sys.executable, program, *ROLES]):
+    for command in (server.airflow.command("fab-db", "migrate"), [sys.executable, program, *ROLES]):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    with other.running(**settings) as running:
+    with beside(server, **settings) as running:
         yield running
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager
 def api_server(**settings: str) -> Iterator[ApiServer]:
     """Start an Airflow with empty databases and its api-server; nothing else of it runs."""
-    with tempfile.TemporaryDirectory(prefix="squorflow-api-") as folder:
+    with Port() as port, tempfile.TemporaryDirectory(prefix="squorflow-api-") as folder:
         config = WorkflowConfig(home=Path(folder), lock_timeout=5)
-        airflow = local_airflow(config, port=_free_port())
+        airflow = local_airflow(config, port=port)
         with airflow.running():
             database = Database(airflow.postgres.url(WORKFLOW_DATABASE), config=config)
             with ApiServer(airflow, database).running(**settings) as server:

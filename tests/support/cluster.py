@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ from squorflow.airflow.exclusive import exclusive
 from squorflow.airflow.processes import Processes
 from squorflow.airflow.serve import COMPONENTS, say
 from support.airflow_runs import Installation
+from support.ports import Port
 
 WORKERS = ("worker-1", "worker-2")
 SETTINGS = {
@@ -42,11 +42,8 @@ def redis() -> Iterator[str]:
     """Have a Redis on loopback inside the block, with a password of its own; yields its address."""
     program = shutil.which("redis-server")
     assert program is not None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     password = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="squorflow-redis-") as folder:
+    with Port() as port, tempfile.TemporaryDirectory(prefix="squorflow-redis-") as folder:
         # From stdin: a password on the command line is for everybody to read.
         settings = f'port {port}\nbind 127.0.0.1\nrequirepass {password}\nsave ""\nappendonly no\ndir {folder}\n'
         server = subprocess.Popen([program, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

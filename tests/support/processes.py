@@ -22,7 +22,7 @@ from squorflow.postgres.database import Database
 from support.workflows import RUN
 
 TESTS = Path(__file__).parents[1]
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 
 
 def wait_until(condition: Callable[[], bool], *, patience_seconds: float = PATIENCE_SECONDS) -> None:
@@ -90,7 +90,8 @@ def blocked_worker(database_url: URL, home: Path, *, program: str = "drain") -> 
         "AIRFLOW_HOME": str(home),
         "HOME": str(home),
         "WORKFLOW_HOME": str(home),
-        "WORKFLOW_LOCK_TIMEOUT": "1",
+        # A machine that stands still for so long costs the worker its lease.
+        "WORKFLOW_LOCK_TIMEOUT": "5",
         "PYTHONPATH": str(TESTS),
     }
     process = subprocess.Popen(

@@ -76,7 +76,7 @@ class Serving:
     def terminate(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(60)
+            self.process.wait(180)
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

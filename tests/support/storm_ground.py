@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +35,7 @@ from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.products.crawler import accept
 from squorflow.workflow.queue import enqueue
+from support.ports import Port
 from support.prepared import local_airflow
 from support.serving import alive
 
@@ -104,7 +104,7 @@ class Ground:
         self._components: dict[str, psutil.Process] = {}
         self._sessions: set[int] = set()
         self._starts = 0
-        self._client = httpx.Client(base_url=airflow.address, timeout=30, trust_env=False)
+        self._client = httpx.Client(base_url=airflow.address, timeout=120, trust_env=False)
 
     def __enter__(self) -> Self:
         for name in COMPONENTS:
@@ -336,9 +336,7 @@ def ground(settings: Mapping[str, str], *, keep: Path | None = None) -> Iterator
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="squorflow-storm-")))
         folder.chmod(0o711)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = stack.enter_context(Port())
         changed = {**SETTINGS, **settings}
         config = WorkflowConfig(home=folder / "airflow", num_workers=2)
         airflow = local_airflow(config, port=port)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from squorflow.errors import ConfigurationError
 from squorflow.postgres.embedded import EmbeddedPostgres
-from support.processes import runs, wait_until
+from support.processes import PATIENCE_SECONDS, runs, wait_until
 
 USER = """
 import sys
@@ -69,7 +69,7 @@ def test_the_server_is_up_inside_the_block_and_gone_after_it(postgres: EmbeddedP
         server, keeper = server_process(postgres), keeper_process(postgres)
         assert answer(postgres, "SELECT 1") == 1
     assert not postgres.is_running()
-    assert psutil.wait_procs([server, keeper], timeout=30)[1] == []
+    assert psutil.wait_procs([server, keeper], timeout=PATIENCE_SECONDS)[1] == []
 
 
 def test_it_ends_with_its_last_user_only(postgres: EmbeddedPostgres) -> None:
@@ -154,7 +154,7 @@ def test_a_kept_server_that_is_terminated_ends_in_order(postgres: EmbeddedPostgr
     postgres.start()
     server, keeper = server_process(postgres), keeper_process(postgres)
     keeper.terminate()
-    assert psutil.wait_procs([server, keeper], timeout=30)[1] == []
+    assert psutil.wait_procs([server, keeper], timeout=PATIENCE_SECONDS)[1] == []
     assert "database system is shut down" in postgres.log.read_text()
 
 
@@ -172,7 +172,7 @@ def test_being_kept_up_is_forgotten_when_the_server_dies(postgres: EmbeddedPostg
     postgres.start()
     server, keeper = server_process(postgres), keeper_process(postgres)
     keeper.kill()
-    psutil.wait_procs([server, keeper], timeout=30)
+    psutil.wait_procs([server, keeper], timeout=PATIENCE_SECONDS)
     with postgres.running():
         pass
     assert not postgres.is_running()

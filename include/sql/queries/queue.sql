@@ -170,9 +170,16 @@ FROM (
 ) AS p;
 
 -- name: extend_owned
--- Extend the lease of all rows a worker process holds, also of those it has not begun.
-UPDATE processing_queue SET lease_expires_at = clock_timestamp() + :lease
-WHERE locked_by = :owner AND workflow_state IN ('queued', 'processing');
+-- Extend the lease of all rows a worker process holds, also of those it has not begun, in the order in which it lets go.
+WITH held AS MATERIALIZED (
+    SELECT q.queue_id
+    FROM processing_queue AS q
+    WHERE q.locked_by = :owner AND q.workflow_state IN ('queued', 'processing')
+    ORDER BY q.queue_id
+    FOR NO KEY UPDATE
+)
+UPDATE processing_queue AS q SET lease_expires_at = clock_timestamp() + :lease
+FROM held AS h WHERE q.queue_id = h.queue_id;
 
 -- name: give_back
 -- Release what an owner claimed and did not begin, or left to be retried.
@@ -186,12 +193,3 @@ SELECT count(*) FROM (
     WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
     LIMIT :most
 ) AS claimable;
-
--- name: find_remaining
--- Tell what is left to do: unfinished rows that nobody else owns, and when the next retry is due.
-SELECT
-    count(*) FILTER (WHERE q.workflow_state IN ('created', 'queued')) AS ready,
-    count(*) AS unfinished,
-    extract(epoch FROM min(q.next_retry_at) - clock_timestamp()) AS seconds_to_retry
-FROM processing_queue AS q
-WHERE q.workflow_state IN ('created', 'queued', 'processing', 'waiting', 'retrying') AND q.locked_by IS NULL;

@@ -57,14 +57,15 @@ class WorkDueTrigger(BaseEventTrigger):
         with ExitStack() as stack:
             stack.callback(database.close)
             bell = await asyncio.to_thread(stack.enter_context, Bell.hung(database))
-            rung = False
+            # While nobody listened it may have rung.
+            rung = True
             while True:
-                if rung:
-                    await asyncio.to_thread(bell.drain, BURST_SECONDS)
                 look = await asyncio.to_thread(bell.look, since=restraint.since)
                 if restraint.allows(look, rung=rung):
                     yield TriggerEvent({"due_at": look.at.isoformat()})  # type: ignore[no-untyped-call]  # Airflow's
                 rung = await _wait(bell)
+                if rung:
+                    await asyncio.to_thread(bell.drain, BURST_SECONDS)
 
 
 async def _wait(bell: Bell) -> bool:

@@ -72,7 +72,8 @@ class Feed:
         try:
             async with self._starting:
                 if self._poller is None or self._poller.done():
-                    await asyncio.to_thread(self._read_mark)
+                    # Kept here, not by the thread: one whose reader has left goes on, and would turn the poller back.
+                    self._mark, self._seen = await asyncio.to_thread(self._read_mark)
                     self._poller = asyncio.create_task(self._poll())
             place = self._told
             missed = await asyncio.to_thread(self._read_after, after) if after else []
@@ -104,12 +105,12 @@ class Feed:
             self._bell.set()
             self._bell = asyncio.Event()
 
-    def _read_mark(self) -> None:
-        """Begin now: what happened before is seen."""
+    def _read_mark(self) -> tuple[UUID, set[UUID]]:
+        """Return where to begin now, and what is seen: what happened before."""
         with self._open_database().begin() as connection:
-            self._mark = audit.find_latest(connection)
-            steps = audit.list_latest(connection, after=_earlier(self._mark, OVERLAP), most=MOST_AT_ONCE)
-        self._seen = {step.transition_id for step in steps}
+            mark = audit.find_latest(connection)
+            steps = audit.list_latest(connection, after=_earlier(mark, OVERLAP), most=MOST_AT_ONCE)
+        return mark, {step.transition_id for step in steps}
 
     def _read_after(self, after: UUID) -> list[Told]:
         """Return what a reader may have missed, with a gap before it where that was too much.

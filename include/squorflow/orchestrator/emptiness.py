@@ -24,10 +24,11 @@ class Emptiness:
         """Return what is done once nothing is left but what others hold; fails with what ended the pool before."""
         answer: Future[None] = Future()
         with self._lock:
-            if self._over is None:
+            over = self._over
+            if over is None:
                 self._waiting.append(answer)
-        if self._over is not None:
-            answer.set_exception(self._over)
+        if over is not None:
+            answer.set_exception(over)
         self._look_anew()
         return answer
 

@@ -62,10 +62,13 @@ class WorkflowOrchestrator:
         if self._service is not None or self._starting:
             raise RuntimeError("this orchestrator runs already: stop it first, or make another one")
         self._starting = True
+        known = len(self._handlers)
         try:
-            service = await asyncio.to_thread(self._prepare)
+            service = await asyncio.to_thread(self._prepare, self._handlers[:known])
         finally:
             self._starting = False
+        for late in self._handlers[known:]:
+            service.messenger.add(late)
         service.start()
         self._service = service
         self._guard = asyncio.create_task(_end_with_the_loop(service), name="orchestrator-guard")
@@ -78,11 +81,12 @@ class WorkflowOrchestrator:
         What it had begun is due again at once and costs no try. Event handlers get the time of one event for what they
         have not been told. `None`: it was not running. Raises what ended the workers by itself before.
         """
+        # Both at once: it may be started again before this one has ended.
         service, self._service = self._service, None
+        guard, self._guard = self._guard, None
         if service is None:
             return None
         await asyncio.to_thread(service.stop, reason)
-        guard, self._guard = self._guard, None
         if guard is not None and guard.get_loop() is asyncio.get_running_loop():
             guard.cancel()
             await asyncio.wait([guard])
@@ -152,7 +156,7 @@ class WorkflowOrchestrator:
             get_handlers(self._config, more=[*self._handlers, described])
         self._handlers.append(described)
 
-    def _prepare(self) -> Service:
+    def _prepare(self, handlers: list[Handler]) -> Service:
         from squorflow.postgres.database import Database
         from squorflow.stages import make_clients
 
@@ -161,7 +165,7 @@ class WorkflowOrchestrator:
         database = Database(address, config=self._config)
         try:
             check_schema(database)
-            return Service(database, config=self._config, clients=make_clients(self._config), handlers=self._handlers)
+            return Service(database, config=self._config, clients=make_clients(self._config), handlers=handlers)
         except BaseException:
             database.close()
             raise

@@ -93,11 +93,14 @@ class WorkflowLock:
             # It was lost in the block's last step, so its cancellation is still on its way.
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        await asyncio.to_thread(self._exclusion.let_go)
-        self._entered = False
+        try:
+            if self._keeper is not None:
+                self._keeper.cancel()
+                await asyncio.wait([self._keeper])
+        finally:
+            # Also where the program is cancelled just now.
+            await asyncio.to_thread(self._exclusion.let_go)
+            self._entered = False
         if self._lost and self._holder is not None and self._holder.uncancel() <= self._cancels_before:
             raise LeaseLost(
                 f"workflow {self._workflow_id}: its lock was lost", workflow_id=self._workflow_id

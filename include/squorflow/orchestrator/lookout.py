@@ -18,8 +18,6 @@ from squorflow.recovery import reaper
 from squorflow.workflow import queue
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
-
     from squorflow.config import WorkflowConfig
     from squorflow.postgres.database import Database
 
@@ -92,32 +90,31 @@ class Lookout:
     def count_left(self) -> Left:
         """Count what is left behind now."""
         with self._database.begin() as connection:
-            remaining = queue.find_remaining(connection)
-            claimable = queue.count_claimable(connection, most=remaining.ready)
-            held = self._find_held_elsewhere(connection)
-        return Left(not_queued=max(0, remaining.ready - claimable), held_elsewhere=held.products)
+            left = connection.execute(load("lookout")["count_left"], {"owners": self._owners}).one()
+        return Left(not_queued=left.not_queued, held_elsewhere=left.held_elsewhere)
 
     def _find_wait(self) -> float | None:
+        parameters = {"owners": self._owners, "passed_over": list(self._passed_over)}
         with self._database.begin() as connection:
-            remaining = queue.find_remaining(connection)
-            held = self._find_held_elsewhere(connection)
-        if remaining.seconds_to_retry is not None:
-            if remaining.seconds_to_retry <= 0:
+            left = connection.execute(load("lookout")["find_left"], parameters).one()
+        if left.claimable:
+            # Given back, or released by another reaper, since the look for work.
+            return 0.0
+        if left.seconds_to_retry is not None:
+            seconds = float(left.seconds_to_retry)
+            if seconds <= 0:
                 reaper.release_due(self._database)
-            return max(0.0, remaining.seconds_to_retry)
-        if held.lease_seconds is None:
+            return max(0.0, seconds)
+        if left.lease_seconds is None:
             return None
         # Another worker that lives extends its leases; one that died has lost them after one lease, and then its
         # products are ours. So the longest lease is waited out once.
         now = time.monotonic()
         with self._lock:
             if self._patience_until is None:
-                self._patience_until = now + max(0.0, float(held.lease_seconds)) + _LEASE_SLACK_SECONDS
+                self._patience_until = now + max(0.0, float(left.lease_seconds)) + _LEASE_SLACK_SECONDS
             until = self._patience_until
         if now >= until:
             return None
         self._reap_at = min(self._reap_at, until)
         return until - now
-
-    def _find_held_elsewhere(self, connection: Connection) -> Row[tuple[int, float | None]]:
-        return connection.execute(load("lookout")["find_held_elsewhere"], {"owners": self._owners}).one()

@@ -7,6 +7,7 @@ not ask for the row. A worker that gets a lease all the same ends the lock after
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -25,7 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class Exclusion:
-    """Taken, kept and let go of by one caller at a time; each call blocks for a round trip or two."""
+    """Taken, kept and let go of; each call blocks for a round trip or two, and for another that is under way.
+
+    Whoever awaits such a call in a thread may be cancelled and go on before the thread has ended.
+    """
 
     def __init__(self, database: Database, workflow_id: UUID, *, owner: str, lease: timedelta, locking: bool) -> None:
         self._database = database
@@ -36,9 +40,14 @@ class Exclusion:
         self._opened: AbstractContextManager[Connection] | None = None
         self._session: Connection | None = None
         self._broken = False
+        self._calling = threading.RLock()
 
     def try_take(self) -> str | None:
         """Take it; otherwise return in words who has it. Raises `WorkflowNotFound`."""
+        with self._calling:
+            return self._open_and_try()
+
+    def _open_and_try(self) -> str | None:
         self._opened = self._database.session()
         self._session = self._opened.__enter__()
         self._broken = False
@@ -65,6 +74,10 @@ class Exclusion:
 
     def keep(self) -> bool:
         """Extend it; `False` when it is lost."""
+        with self._calling:
+            return self._extend()
+
+    def _extend(self) -> bool:
         from sqlalchemy.exc import SQLAlchemyError
 
         if self._session is None:
@@ -80,6 +93,10 @@ class Exclusion:
 
     def let_go(self) -> None:
         """Give back what was taken; nothing, where nothing was."""
+        with self._calling:
+            self._give_back()
+
+    def _give_back(self) -> None:
         from sqlalchemy.exc import SQLAlchemyError
 
         session, opened = self._session, self._opened

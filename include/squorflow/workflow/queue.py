@@ -231,19 +231,3 @@ def count_claimable(connection: Connection, *, most: int = 1000, passed_over: Co
     """Count the rows a run could claim now, at most `most`, without those it would pass over."""
     parameters = {"most": most, "passed_over": list(passed_over)}
     return int(connection.execute(load("queue")["count_claimable"], parameters).scalar_one())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remaining:
-    """What nobody owns and is not finished; `seconds_to_retry` is `None` when no retry is pending."""
-
-    ready: int
-    unfinished: int
-    seconds_to_retry: float | None
-
-
-def find_remaining(connection: Connection) -> Remaining:
-    """Say what is left that a worker could still do."""
-    row = connection.execute(load("queue")["find_remaining"]).one()
-    seconds = float(row.seconds_to_retry) if row.seconds_to_retry is not None else None
-    return Remaining(ready=row.ready, unfinished=row.unfinished, seconds_to_retry=seconds)
