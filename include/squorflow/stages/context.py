@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from threading import Event
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -35,17 +35,24 @@ class Cancellation:
     """A flag that a stage looks at between steps; set by a person's cancel, a lost lease or Airflow's kill."""
 
     def __init__(self) -> None:
-        self._event = Event()
+        self._cancelled = False
+        # Who waits, waits for this lock. A signal's handler that breaks into that may free it; inside an Event it would
+        # wait for itself, and a SimpleQueue has been seen to wait for ever when its time was over before it began.
+        self._gate = Lock()
+        self._gate.acquire()
+        self._first = iter((True,))
         self._reason = ""
         self._resumable = False
         self._interruptible = False
 
     def cancel(self, reason: str, *, resumable: bool = False) -> None:
         """Ask the stage to stop; the first reason is kept. `resumable`: only its worker stops, its owner goes on."""
-        if not self._event.is_set():
+        # One step, so that of two at once one is the first.
+        if next(self._first, False):
             self._reason = reason
             self._resumable = resumable
-            self._event.set()
+            self._cancelled = True
+            self._gate.release()
 
     @property
     def reason(self) -> str:
@@ -78,16 +85,19 @@ class Cancellation:
     @property
     def cancelled(self) -> bool:
         """Say whether the stage has been asked to stop."""
-        return self._event.is_set()
+        return self._cancelled
 
     def check(self) -> None:
         """Raise `Cancelled` if the stage has been asked to stop; call it between outside steps."""
-        if self._event.is_set():
+        if self._cancelled:
             raise Cancelled(self._reason)
 
     def wait(self, seconds: float) -> None:
         """Sleep up to `seconds`, waking with `Cancelled` as soon as the stage is asked to stop."""
-        self._event.wait(seconds)
+        self.check()
+        if self._gate.acquire(timeout=max(0.0, seconds)):
+            # For whoever else waits.
+            self._gate.release()
         self.check()
 
 
