@@ -296,10 +296,28 @@ def test_a_kill_while_a_short_wait_is_written_ends_the_task(
         execute(operator, make_context())
 
 
-def test_a_kill_before_and_after_the_stage_does_no_harm(
-    operator: StageOperator, answer_with: Callable[[Answer], None]
+def test_a_kill_before_the_stage_keeps_it_from_beginning(
+    operator: StageOperator, answer_with: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    operator.on_kill()
+    """It comes while it is looked up who wanted this try; seconds later the process would be killed in the middle."""
+    begun: list[str] = []
+
+    def look_up(*_: object, **__: object) -> bool:
+        operator.on_kill()
+        return False
+
+    def answer(*_: object, **__: object) -> StageOutcome:
+        begun.append("scoring")
+        return StageOutcome(status="done", summary="scored", seconds=0.1)
+
+    answer_with(answer)
+    monkeypatch.setattr(operators, "_was_asked_for", look_up)
+    with pytest.raises(Cancelled, match="Airflow ended its task"):
+        execute(operator, make_context(try_number=2, max_tries=1_001))
+    assert begun == []
+
+
+def test_a_kill_after_the_stage_does_no_harm(operator: StageOperator, answer_with: Callable[[Answer], None]) -> None:
     answer_with(lambda *_, **__: StageOutcome(status="done", summary="scored", seconds=0.1))
     execute(operator, make_context())
     assert operator.on_kill() is None

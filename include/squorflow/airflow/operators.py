@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 TRIGGERER_GRACE = timedelta(seconds=30)
 """How late the triggerer may wake a stage; then the scheduler, which looks every 15 s, does it instead."""
 
+_ENDED = "Airflow ended its task: the worker is shut down, or the task was cleared or marked"
+
 LONGEST_LABEL = 200
 """Airflow refuses a map index label over 250 characters, or an empty one, and fails the finished task."""
 
@@ -123,22 +125,24 @@ class StageOperator(BaseOperator):
 
             trigger = WaitTrigger(until.isoformat())
             self.defer(trigger=trigger, method_name="resume", timeout=delay + TRIGGERER_GRACE)
-        if self._killed:
-            raise Cancelled(f"{self.stage} was ended while its wait was written")
         self._cancellation = Cancellation()
         try:
+            if self._killed:
+                raise Cancelled(f"{self.stage} was ended while its wait was written")
             self._cancellation.wait(delay.total_seconds())
         finally:
             self._cancellation = None
 
     def on_kill(self) -> None:
         """Stop the stage where it stands, or once what it is writing is written; Airflow calls this at each SIGTERM."""
-        if self._cancellation is not None and not self._killed:
-            reason = "Airflow ended its task: the worker is shut down, or the task was cleared or marked"
-            self._killed = True
-            self._cancellation.cancel(reason, resumable=True)
+        if self._killed:
+            return
+        # Also where there is nothing to stop yet: what is begun after this would be killed in the middle.
+        self._killed = True
+        if self._cancellation is not None:
+            self._cancellation.cancel(_ENDED, resumable=True)
             if self._cancellation.may_interrupt:
-                raise Cancelled(reason)
+                raise Cancelled(_ENDED)
 
     def _run(self, context: Context, *, manual: bool) -> StageOutcome:
         from squorflow.postgres.database import get_database
@@ -152,6 +156,8 @@ class StageOperator(BaseOperator):
         manual = manual and _was_asked_for(database, owner=owner, stage=self.stage, task_instance=task_instance)
         self._cancellation = Cancellation()
         try:
+            if self._killed:
+                raise Cancelled(_ENDED)
             return run_stage(
                 database,
                 workflow_id=UUID(self.workflow_id),
