@@ -34,7 +34,7 @@ events: .venv/.installed ## 10,000 transitions told to a webhook that fails, han
 chaos: .venv/.installed ## hundreds of products through Airflow while everything around them fails; STORM_SEED=… repeats one
 	STORM_SIZE=large $(BIN)/pytest tests/chaos/test_storm.py -s
 
-legacy: .venv/.installed ## 100,000 rows of the old system's queue imported, killed half way and gone on with
+legacy: .venv/.installed ## 100,000 rows of the old system's queue imported, killed on the way and gone on with
 	SQUORFLOW_TEST_RESULTS=yes SQUORFLOW_TEST_LEGACY_ROWS=100000 $(BIN)/python -m pytest -q -s tests/database/test_legacy.py
 
 cluster: .venv/.installed ## 200 products through CeleryExecutor with Redis, one of two workers killed; prints the figures
