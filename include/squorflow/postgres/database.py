@@ -41,6 +41,9 @@ _POOLED = "pooled"
 
 _STARS = "***"
 
+_FORM = "postgresql://user:password@host/database"
+"""How a connection is written, for people who wrote it otherwise."""
+
 _REFUSALS: dict[str, type[StateError]] = {
     "SQ001": InvalidTransition,
     "SQ002": StaleState,
@@ -257,7 +260,7 @@ def find_connection(connection_id: str) -> Any | None:
             try:
                 return read_connection(connection_id, value)
             except ValueError as error:
-                raise ConfigurationError(f"{variable} is no address of a connection: {error}") from error
+                raise ConfigurationError(f"{variable} is no address of a connection: {error}. Write {_FORM}") from error
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -299,7 +302,7 @@ def _url_of(connection: Any) -> URL:
     if kind.partition("+")[0] not in {"postgres", "postgresql"}:
         raise ConfigurationError(
             f"the Airflow connection {connection.conn_id!r} is of type {kind!r}: "
-            "squorflow works on Postgres only, so its type must be 'postgres'"
+            f"squorflow works on Postgres only, so its type must be 'postgres', as in {_FORM}"
         )
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     extras = connection.extra_dejson
