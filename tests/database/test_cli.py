@@ -69,6 +69,7 @@ def test_products_go_from_a_file_to_scores_that_are_found(squorflow: Invoke, tmp
     assert "Pâté Biscuits" in squorflow("search", "pate").stdout
     verified = squorflow("audit", "verify")
     assert (verified.exit_code, verified.stdout) == (0, "1 trails replayed, 0 exported heads compared, 0 problems\n")
+    assert f"no exported heads in {tmp_path / 'archive'}, " in verified.stderr
 
 
 def test_drain_refuses_at_once_when_the_key_is_missing_that_its_settings_ask_for(
