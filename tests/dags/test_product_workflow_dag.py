@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from airflow.sdk import Asset, AssetAll, AssetOrTimeSchedule, CronTriggerTimetab
 from squorflow.airflow.batch import PRODUCTS
 from squorflow.airflow.operators import StageOperator
 from squorflow.airflow.retry import AIRFLOW_RETRIES, WorkflowRetryPolicy
-from squorflow.airflow.wake import WORK, WorkDueTrigger
+from squorflow.airflow.wake import WORK, WorkDueTrigger, make_schedule
 from squorflow.config import WorkflowConfig
+from squorflow.errors import ConfigurationError
 from squorflow.stages import STAGE_MODULES
 from squorflow.states import STAGES, Stage
 from squorflow.workflow.queue import LARGEST_CLAIM
@@ -136,6 +138,12 @@ def test_it_starts_when_work_is_due_and_by_the_clock_of_the_environment(monkeypa
     assert schedule.asset_condition == AssetAll(WORK)
     assert isinstance(schedule.timetable, CronTriggerTimetable)
     assert schedule.timetable.expression == "7 * * * *"
+
+
+@pytest.mark.parametrize("cron", ["every day", "61 * * * *", " "])
+def test_a_schedule_that_is_no_cron_expression_is_named_where_the_file_is_parsed(cron: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"WORKFLOW_SCHEDULE is '{re.escape(cron)}', which is no cron"):
+        make_schedule(cron)
 
 
 def test_the_watcher_of_the_queue_can_be_made_again_from_what_is_stored() -> None:

@@ -12,7 +12,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
+from airflow.sdk.exceptions import AirflowTimetableInvalid
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+from squorflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from squorflow.postgres.database import Database
@@ -91,7 +94,16 @@ WORK = Asset(
 
 
 def make_schedule(cron: str) -> AssetOrTimeSchedule | None:
-    """Return a schedule that starts a run when work is due, and by the clock too; `None` where `cron` is empty."""
+    """Return a schedule that starts a run when work is due, and by the clock too; `None` where `cron` is empty.
+
+    Raises `ConfigurationError` for what is no cron expression.
+    """
     if not cron:
         return None
-    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone="UTC"), assets=[WORK])
+    clock = CronTriggerTimetable(cron, timezone="UTC")
+    try:
+        # Airflow does not look into a timetable that is part of another: its scheduler would be the first to stumble.
+        clock.validate()
+    except AirflowTimetableInvalid as error:
+        raise ConfigurationError(f"WORKFLOW_SCHEDULE is {cron!r}, which is no cron expression: {error}") from error
+    return AssetOrTimeSchedule(timetable=clock, assets=[WORK])
