@@ -73,6 +73,16 @@ def test_every_verb_explains_itself_and_takes_json(verb: tuple[str, ...]) -> Non
     assert "--json" in result.stdout
 
 
+@pytest.mark.parametrize("group", [(), *sorted({verb[:1] for verb in VERBS if len(verb) > 1})], ids=" ".join)
+def test_a_group_without_a_verb_shows_its_help_once(group: tuple[str, ...]) -> None:
+    result = invoke(*group)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("Usage:") == 1
+    assert "Error" not in result.stderr
+    assert "Commands:" in result.stderr
+
+
 def test_all_promised_verbs_are_there() -> None:
     assert {" ".join(verb) for verb in VERBS} >= {
         "db upgrade", "db status", "db url", "db start", "db stop", "enqueue", "drain", "status", "list", "history",
