@@ -16,7 +16,7 @@ help: ## list the targets
 demo: .venv/.installed ## 25 real products through the whole workflow, then a table of their scores
 	@$(BIN)/python -m squorflow.airflow.demo
 
-serve: .venv/.installed ## Airflow with the dashboard, in this terminal, until Ctrl-C
+serve: .venv/.installed ## Airflow with the dashboard, in this terminal, until Ctrl-C; PORT=… chooses its port
 	@$(BIN)/python -m squorflow.airflow.serve $(if $(PORT),--port $(PORT))
 
 test: .venv/.installed ## every check and every test
