@@ -39,6 +39,7 @@ class WorkDueTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch for ever; Postgres may go away and come back."""
+        from squorflow.postgres.database import explain
         from squorflow.workflow.waking import Restraint
 
         restraint = Restraint()
@@ -47,7 +48,8 @@ class WorkDueTrigger(BaseEventTrigger):
                 async for event in self._watch(restraint):
                     yield event
             except Exception as error:  # Postgres is away or not set up; the cron half goes on meanwhile
-                self.log.warning("Cannot watch for work (%s); trying again in %s s.", error, RECONNECT_SECONDS)
+                why = explain(error) or f"{type(error).__name__}: {error}"
+                self.log.warning("Cannot watch for work: %s. Trying again in %s s.", why, RECONNECT_SECONDS)
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _watch(self, restraint: Restraint) -> AsyncIterator[TriggerEvent]:
