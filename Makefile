@@ -16,7 +16,7 @@ help: ## list the targets
 demo: .venv/.installed ## 25 real products through the whole workflow, then a table of their scores
 	@$(BIN)/python -m squorflow.airflow.demo
 
-serve: .venv/.installed ## Airflow with the dashboard, in this terminal, until Ctrl-C
+serve: .venv/.installed ## Airflow with the dashboard, in this terminal, until Ctrl-C; PORT=… chooses its port
 	@$(BIN)/python -m squorflow.airflow.serve $(if $(PORT),--port $(PORT))
 
 test: .venv/.installed ## every check and every test
@@ -34,7 +34,7 @@ events: .venv/.installed ## 10,000 transitions told to a webhook that fails, han
 chaos: .venv/.installed ## hundreds of products through Airflow while everything around them fails; STORM_SEED=… repeats one
 	STORM_SIZE=large $(BIN)/pytest tests/chaos/test_storm.py -s
 
-legacy: .venv/.installed ## 100,000 rows of the old system's queue imported, killed half way and gone on with
+legacy: .venv/.installed ## 100,000 rows of the old system's queue imported, killed on the way and gone on with
 	SQUORFLOW_TEST_RESULTS=yes SQUORFLOW_TEST_LEGACY_ROWS=100000 $(BIN)/python -m pytest -q -s tests/database/test_legacy.py
 
 cluster: .venv/.installed ## 200 products through CeleryExecutor with Redis, one of two workers killed; prints the figures

@@ -13,10 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices
-from pydantic.fields import FieldInfo
-
-from squorflow.config import WorkflowConfig
+from squorflow.config import WorkflowConfig, variable_of
 from squorflow.monitoring.prometheus import METRICS
 from squorflow.states import INITIAL_STATE, TERMINAL_STATES, TRANSITIONS
 
@@ -35,13 +32,6 @@ def state_diagram() -> str:
     return "\n".join([*lines, "```"])
 
 
-def _variable(name: str, field: FieldInfo) -> str:
-    """Return the environment variable a setting is read from."""
-    if isinstance(field.validation_alias, AliasChoices):
-        return str(field.validation_alias.choices[-1])
-    return f"WORKFLOW_{name.upper()}"
-
-
 def _default(value: object) -> str:
     if isinstance(value, timedelta):
         return f"`{value.total_seconds():g}`"
@@ -56,7 +46,7 @@ def configuration_table() -> str:
     """Return all settings as a table, from WorkflowConfig."""
     lines = ["| environment variable | keyword | default | meaning |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| `{_variable(name, field)}` | `{name}` | {_default(field.default)} | {field.description} |"
+        f"| `{variable_of(name)}` | `{name}` | {_default(field.default)} | {field.description} |"
         for name, field in WorkflowConfig.model_fields.items()
     ]
     return "\n".join(lines)

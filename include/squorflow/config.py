@@ -215,6 +215,12 @@ class WorkflowConfig(BaseSettings):
     )
 
 
+def variable_of(name: str) -> str:
+    """Return the environment variable that the setting `name` is read from."""
+    alias = WorkflowConfig.model_fields[name].validation_alias
+    return str(alias.choices[-1]) if isinstance(alias, AliasChoices) else f"WORKFLOW_{name.upper()}"
+
+
 @cache
 def get_config() -> WorkflowConfig:
     """Return this process's settings, read from the environment once."""

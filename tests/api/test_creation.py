@@ -161,3 +161,12 @@ def test_a_creation_stands_in_airflows_audit_log(server: ApiServer, client: http
     client.post(PREFIX, json={"items": [item()]}, headers={"idempotency-key": key})
     (entry,) = server.query("SELECT owner FROM log WHERE event = 'workflow_create' AND extra LIKE :key", key=f"%{key}%")
     assert entry.owner == "user"
+
+
+def test_a_body_that_is_not_sent_as_json_is_refused_with_the_header_that_is_missing(client: httpx.Client) -> None:
+    for headers in ({"Content-Type": "application/x-www-form-urlencoded"}, {}):
+        answer = client.post(PREFIX, content=json.dumps({"items": [item()]}), headers=headers)
+        assert answer.status_code == 422
+        assert "`Content-Type: application/json`" in answer.json()["errors"][0]["message"]
+    answer = client.post(PREFIX, json=[])
+    assert "Content-Type" not in answer.json()["errors"][0]["message"]

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from squorflow.products.crawler import CrawlerData, ExtractedData, NutritionTable, parse_crawler_data
 from support.recovery_scenarios import SCENARIOS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,16 @@ def test_every_measured_product_was_back_within_a_minute_beyond_its_own_delay(do
     ]
     away = {name: float(found[0]) - sum(map(float, found[1:])) for name, found in times.items() if found}
     assert {name: seconds for name, seconds in away.items() if seconds > SECONDS_AWAY} == {}
+
+
+def test_every_field_that_a_crawler_may_send_is_documented_and_the_example_is_read_in_full() -> None:
+    text = (ROOT / "docs" / "products.md").read_text(encoding="utf-8")
+    fields = [name for model in (CrawlerData, ExtractedData, NutritionTable) for name in model.model_fields]
+    assert [name for name in fields if f"`{name}`" not in text] == []
+    example = re.search(r"```json\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    read = parse_crawler_data(json.loads(example[1]))
+    assert (read.notes, read.data.extracted_data.raw_data) == ((), {})
 
 
 def test_a_changed_diagram_is_noticed(docs: ModuleType) -> None:

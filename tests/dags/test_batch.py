@@ -5,8 +5,12 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
-from squorflow.airflow.batch import FAILURES_SHOWN, count_unreached, judge, summarise
+from squorflow.airflow.batch import FAILURES_SHOWN, PullOperator, count_unreached, judge, summarise
+from squorflow.config import WorkflowConfig
+from squorflow.postgres.database import Database
+from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.states import WorkflowState
 from squorflow.workflow.queue import ClaimedItem
 
@@ -89,3 +93,15 @@ def test_products_whose_tasks_failed_unrecorded_fail_the_run() -> None:
 
 def test_a_product_that_was_given_back_unbegun_is_not_unreached() -> None:
     assert count_unreached(items(WorkflowState.QUEUED), states={"product.discovery_0": "skipped"}) == 0
+
+
+def test_a_database_that_was_never_upgraded_ends_the_run_with_what_to_do(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres.ensure_database("never_upgraded")
+    database = Database(postgres.url("never_upgraded"), config=WorkflowConfig())
+    monkeypatch.setattr("squorflow.postgres.database.get_database", lambda: database)
+    with pytest.raises(AirflowFailException, match=r"lacks migrations .*: run `squorflow db upgrade`"):
+        PullOperator(task_id="pull").execute({})
+    database.close()
+    postgres.drop_database("never_upgraded")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 from airflow.sdk import Asset, AssetAll, AssetOrTimeSchedule, CronTriggerTimetable
+from airflow.triggers.base import TriggerEvent
+from sqlalchemy import create_engine
 
 from squorflow.airflow.batch import PRODUCTS
 from squorflow.airflow.operators import StageOperator
 from squorflow.airflow.retry import AIRFLOW_RETRIES, WorkflowRetryPolicy
-from squorflow.airflow.wake import WORK, WorkDueTrigger
+from squorflow.airflow.wake import WORK, WorkDueTrigger, make_schedule
 from squorflow.config import WorkflowConfig
+from squorflow.errors import ConfigurationError
 from squorflow.stages import STAGE_MODULES
 from squorflow.states import STAGES, Stage
 from squorflow.workflow.queue import LARGEST_CLAIM
@@ -138,12 +144,43 @@ def test_it_starts_when_work_is_due_and_by_the_clock_of_the_environment(monkeypa
     assert schedule.timetable.expression == "7 * * * *"
 
 
+@pytest.mark.parametrize("cron", ["every day", "61 * * * *", " "])
+def test_a_schedule_that_is_no_cron_expression_is_named_where_the_file_is_parsed(cron: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"WORKFLOW_SCHEDULE is '{re.escape(cron)}', which is no cron"):
+        make_schedule(cron)
+
+
 def test_the_watcher_of_the_queue_can_be_made_again_from_what_is_stored() -> None:
     from airflow.sdk.module_loading import import_string
 
     (watcher,) = WORK.watchers
     path, arguments = watcher.trigger.serialize()
     assert isinstance(import_string(path)(**arguments), WorkDueTrigger)
+
+
+def test_a_watcher_that_finds_no_database_says_in_one_line_what_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Log:
+        def warning(self, message: str, *values: object) -> None:
+            told.append(message % values)
+
+    async def find_none(_self: WorkDueTrigger, _restraint: object) -> AsyncIterator[TriggerEvent]:
+        with create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nothing").connect():
+            yield TriggerEvent({})
+
+    async def watch_until_it_complains() -> None:
+        watching = asyncio.ensure_future(anext(WorkDueTrigger().run()))
+        while not told:
+            await asyncio.sleep(0.05)
+        watching.cancel()
+        await asyncio.wait([watching])
+
+    monkeypatch.setattr(WorkDueTrigger, "_watch", find_none)
+    monkeypatch.setattr(WorkDueTrigger, "log", Log())
+    asyncio.run(watch_until_it_complains())
+    assert "the database cannot be reached" in told[0]
+    assert "\n" not in told[0]
 
 
 def test_an_empty_schedule_means_that_no_run_starts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,7 @@ def test_products_go_from_a_file_to_scores_that_are_found(squorflow: Invoke, tmp
     assert "Pâté Biscuits" in squorflow("search", "pate").stdout
     verified = squorflow("audit", "verify")
     assert (verified.exit_code, verified.stdout) == (0, "1 trails replayed, 0 exported heads compared, 0 problems\n")
+    assert f"no exported heads in {tmp_path / 'archive'}, " in verified.stderr
 
 
 def test_drain_refuses_at_once_when_the_key_is_missing_that_its_settings_ask_for(
@@ -227,7 +229,9 @@ def test_somebodys_own_empty_database_is_not_upgraded_unasked(
     monkeypatch.setenv("AIRFLOW_CONN_WORKFLOW_DB", address)
     result = squorflow("list")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "run `squorflow db upgrade`" in result.stderr
+    assert re.search(
+        r"lacks migrations \(\d+, from 0001_foundation to \w+\): run `squorflow db upgrade`", result.stderr
+    )
     assert not json.loads(squorflow("db", "status", "--json").stdout)["up_to_date"]
     postgres.drop_database("theirs")
 

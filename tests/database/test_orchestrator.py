@@ -358,6 +358,12 @@ def test_a_priority_that_makes_no_sense_is_refused(database: Database, priority:
         asyncio.run(create_workflow_item(crawled("Oat drink"), priority=priority, database=database))
 
 
+@pytest.mark.parametrize("max_retries", [-1, 101])
+def test_a_number_of_retries_that_makes_no_sense_is_refused(database: Database, max_retries: int) -> None:
+    with pytest.raises(ValueError, match="from 0 to 100"):
+        asyncio.run(create_workflow_item(crawled("Oat drink"), max_retries=max_retries, database=database))
+
+
 def test_all_suspended_workflows_are_returned_newest_first(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("squorflow.orchestrator.engine._PAGE", 2)
     with database.begin() as connection:
@@ -402,3 +408,5 @@ def test_a_workflow_that_is_not_there_is_named(database: Database, make: Make) -
         asyncio.run(wait(one))
     with pytest.raises(ValueError, match="is no id of a workflow"):
         asyncio.run(make().get_workflow_status("17; DROP TABLE x"))
+    with pytest.raises(ValueError, match="is no id of a workflow"):
+        asyncio.run(make().get_workflow_status(17))  # type: ignore[arg-type]

@@ -73,6 +73,16 @@ def test_every_verb_explains_itself_and_takes_json(verb: tuple[str, ...]) -> Non
     assert "--json" in result.stdout
 
 
+@pytest.mark.parametrize("group", [(), *sorted({verb[:1] for verb in VERBS if len(verb) > 1})], ids=" ".join)
+def test_a_group_without_a_verb_shows_its_help_once(group: tuple[str, ...]) -> None:
+    result = invoke(*group)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("Usage:") == 1
+    assert "Error" not in result.stderr
+    assert "Commands:" in result.stderr
+
+
 def test_all_promised_verbs_are_there() -> None:
     assert {" ".join(verb) for verb in VERBS} >= {
         "db upgrade", "db status", "db url", "db start", "db stop", "enqueue", "drain", "status", "list", "history",
@@ -191,6 +201,7 @@ def test_a_connection_to_something_else_than_postgres_is_refused(kind: str, monk
         result = invoke(*verb)
         assert result.exit_code == 1
         assert f"'workflow_db' is of type '{kind}'" in result.stderr
+        assert "postgresql://user:password@host/database" in result.stderr
 
 
 @pytest.mark.parametrize("kind", ["postgres", "postgresql", "postgresql+psycopg"])
@@ -250,6 +261,26 @@ def test_a_connection_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPat
     done = subprocess.run([program, "list"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: AIRFLOW_CONN_WORKFLOW_DB is no address of a connection")
+    assert "Write postgresql://user:password@host/database" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("WORKFLOW_BATCH_SIZE", "many", "WORKFLOW_BATCH_SIZE is 'many': Input should be a valid integer"),
+        ("WORKFLOW_ANALYZER", "chatty", "WORKFLOW_ANALYZER is 'chatty': Input should be 'auto'"),
+        ("WORKFLOW_LOCK_TIMEOUT", "-1", "WORKFLOW_LOCK_TIMEOUT is '-1': Input should be a number of seconds above 0\n"),
+        ("WORKFLOW_RETRY_BACKOFF", "soon", "WORKFLOW_RETRY_BACKOFF is 'soon': Input should be a number of seconds"),
+        ("ENABLE_WORKFLOW_METRICS", "maybe", "ENABLE_WORKFLOW_METRICS is 'maybe': Input should be a valid boolean"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named_as_it_was_set(
+    variable: str, value: str, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    result = invoke("list")
+    assert result.exit_code == 1
+    assert complaint in result.stderr
 
 
 @pytest.mark.parametrize("variable", ["AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND"])

@@ -18,11 +18,13 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from squorflow.airflow.operators import make_label
 from squorflow.airflow.ownership import RunOwner, dead_map_indexes, make_liveness
 from squorflow.config import get_config
+from squorflow.errors import ConfigurationError
 from squorflow.states import WorkflowState
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from squorflow.postgres.database import Database
     from squorflow.workflow.queue import ClaimedItem
 
 PRODUCTS = Asset(name="squorflow_products", uri="squorflow://products")
@@ -58,6 +60,7 @@ class PullOperator(BaseOperator):
 
         config = get_config()
         database = get_database()
+        _refuse_old_schema(database)
         owner = RunOwner.of(context, instance=config.instance)
         report = reap(database, liveness=make_liveness(context["ti"], myself=owner), config=config)
         self.log.info("Before claiming: %s", report.summary())
@@ -78,6 +81,17 @@ class PullOperator(BaseOperator):
             }
             for item in claimed
         ]
+
+
+def _refuse_old_schema(database: Database) -> None:
+    """End a run whose database was never upgraded with one sentence, where every statement would fail with a page."""
+    from squorflow.orchestrator.preparing import check_schema
+
+    try:
+        check_schema(database)
+    except ConfigurationError as error:
+        # Trying again helps nobody: the next run comes by itself.
+        raise AirflowFailException(f"{error}.") from error
 
 
 class CloseOperator(BaseOperator):
@@ -105,14 +119,17 @@ class CloseOperator(BaseOperator):
 
         config = get_config()
         owner = str(RunOwner.of(context, instance=config.instance))
-        with get_database().begin() as connection:
+        database = get_database()
+        states = self._task_states(context)
+        if states.get(self.pull_task_id) in _ENDED_BADLY:
+            _refuse_old_schema(database)
+        with database.begin() as connection:
             given_back = give_back(connection, owner=owner)
             items = list_run_items(connection, owner=owner)
             claimable = count_claimable(connection)
             if claimable:
                 # Else a backlog would drain at the schedule's speed.
                 waking.announce(connection)
-        states = self._task_states(context)
         unreached = count_unreached(items, states=states)
         for line in summarise(items, given_back=given_back, claimable=claimable):
             self.log.info("%s", line)

@@ -12,7 +12,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
+from airflow.sdk.exceptions import AirflowTimetableInvalid
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+from squorflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from squorflow.postgres.database import Database
@@ -36,6 +39,7 @@ class WorkDueTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch for ever; Postgres may go away and come back."""
+        from squorflow.postgres.database import explain
         from squorflow.workflow.waking import Restraint
 
         restraint = Restraint()
@@ -44,7 +48,8 @@ class WorkDueTrigger(BaseEventTrigger):
                 async for event in self._watch(restraint):
                     yield event
             except Exception as error:  # Postgres is away or not set up; the cron half goes on meanwhile
-                self.log.warning("Cannot watch for work (%s); trying again in %s s.", error, RECONNECT_SECONDS)
+                why = explain(error) or f"{type(error).__name__}: {error}"
+                self.log.warning("Cannot watch for work: %s. Trying again in %s s.", why, RECONNECT_SECONDS)
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _watch(self, restraint: Restraint) -> AsyncIterator[TriggerEvent]:
@@ -92,7 +97,16 @@ WORK = Asset(
 
 
 def make_schedule(cron: str) -> AssetOrTimeSchedule | None:
-    """Return a schedule that starts a run when work is due, and by the clock too; `None` where `cron` is empty."""
+    """Return a schedule that starts a run when work is due, and by the clock too; `None` where `cron` is empty.
+
+    Raises `ConfigurationError` for what is no cron expression.
+    """
     if not cron:
         return None
-    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone="UTC"), assets=[WORK])
+    clock = CronTriggerTimetable(cron, timezone="UTC")
+    try:
+        # Airflow does not look into a timetable that is part of another: its scheduler would be the first to stumble.
+        clock.validate()
+    except AirflowTimetableInvalid as error:
+        raise ConfigurationError(f"WORKFLOW_SCHEDULE is {cron!r}, which is no cron expression: {error}") from error
+    return AssetOrTimeSchedule(timetable=clock, assets=[WORK])

@@ -93,11 +93,14 @@ def _of_http(error: HTTPException) -> Problem:
     return Problem(status, kind, detail=detail, headers=headers)
 
 
-def _of_input(error: RequestValidationError) -> Problem:
+def _of_input(error: RequestValidationError, *, content_type: str) -> Problem:
     """Return where the request is wrong and how; what was sent is not repeated."""
     errors = [
         {"where": ".".join(str(part) for part in one["loc"]), "message": str(one["msg"])} for one in error.errors()
     ]
+    if [one["where"] for one in errors] == ["body"] and "json" not in content_type.lower():
+        # The body was not even looked into; `curl --data` alone sends a form.
+        errors[0]["message"] += ". Send JSON, and the header `Content-Type: application/json`"
     return Problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid-request",
@@ -159,7 +162,7 @@ def add_handlers(app: FastAPI, *, show: Callable[[Request, Problem], Response] =
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
-        return show(request, _of_input(error))
+        return show(request, _of_input(error, content_type=request.headers.get("content-type", "")))
 
     @app.exception_handler(SQLAlchemyError)
     def database(request: Request, error: SQLAlchemyError) -> Response:

@@ -75,6 +75,10 @@ def _complain(error: Exception, sentence: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"error": sentence}, ensure_ascii=False), err=True)
         return
+    if sentence.startswith("Usage:"):
+        # Of a group that was given no verb click complains with the group's help.
+        click.echo(sentence, err=True)
+        return
     context = getattr(error, "ctx", None)
     if isinstance(error, click.UsageError) and context is not None:
         click.echo(context.get_usage(), err=True)

@@ -52,6 +52,12 @@ def verify(context: click.Context, *, with_archive: bool, as_json: bool) -> None
             warn(f"{problem.workflow_id}: {problem.problem}")
         for text in damaged:
             warn(text)
+        if not compared:
+            # A folder below another directory than upkeep's is easily taken for an empty one.
+            warn(
+                f"There are no exported heads in {archive.open_store(config).describe()}, so a trail that was "
+                "rewritten as a whole would not show. Upkeep exports them; WORKFLOW_ARCHIVE_STORE says where."
+            )
         read_back = f", {months} archived months read back" if with_archive else ""
         count = len(problems) + len(damaged)
         say(f"{result.workflows} trails replayed, {compared} exported heads compared{read_back}, {count} problems")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["create_workflow_item", "get_suspended_workflows", "transition_state"]
 
 PRIORITIES = range(1, 11)
+TRIES = range(101)
+"""What `max_retries` may be, by keyword as by setting."""
 
 _PAGE = 500
 
@@ -72,8 +74,8 @@ async def create_workflow_item(
 ) -> UUID:
     """Queue what a crawler found and return the workflow's id: a new one, or that which has the same page and content.
 
-    `priority` is 1 to 10, 10 is taken first. Raises `ValidationError` when the item cannot be used, `ValueError` for
-    another priority.
+    `priority` is 1 to 10, 10 is taken first; `max_retries` is at most 100. Raises `ValidationError` when the item
+    cannot be used, `ValueError` for another priority or number of retries.
     """
     from squorflow.orchestrator.intake import make_item
     from squorflow.products.crawler import accept
@@ -82,6 +84,8 @@ async def create_workflow_item(
         raise ValueError(f"priority is {priority}: it has to be from {PRIORITIES[0]} to {PRIORITIES[-1]}")
     item = make_item(accept(crawler_data), priority=priority)
     tries = get_config().max_retries if max_retries is None else max_retries
+    if tries not in TRIES:
+        raise ValueError(f"max_retries is {tries}: it has to be from {TRIES[0]} to {TRIES[-1]}")
 
     def create() -> UUID:
         while True:
@@ -121,9 +125,9 @@ def read_id(workflow_id: UUID | str) -> UUID:
     if isinstance(workflow_id, UUID):
         return workflow_id
     try:
-        return UUID(workflow_id)
+        return UUID(str(workflow_id))
     except ValueError:
-        raise ValueError(f"{workflow_id[:100]!r} is no id of a workflow: that is a UUID") from None
+        raise ValueError(f"{str(workflow_id)[:100]!r} is no id of a workflow: that is a UUID") from None
 
 
 def name_actor(kind: str) -> str:

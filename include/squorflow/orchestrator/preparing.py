@@ -11,6 +11,9 @@ from squorflow.scoring.catalog import install_policies
 if TYPE_CHECKING:
     from squorflow.postgres.database import Database
 
+_NAMED = 3
+"""Missing migrations up to here are named one by one."""
+
 
 def upgrade(database: Database, *, legacy_zone: str = "UTC") -> list[str]:
     """Apply the missing migrations and publish the shipped scoring policies; return the migrations' names.
@@ -27,7 +30,8 @@ def check_schema(database: Database) -> None:
     """Make sure that no migration is missing; raises `ConfigurationError` that names those that are."""
     from squorflow.postgres.addresses import render_url
 
-    missing = ", ".join(one.name for one in migrations.status(database) if one.applied_at is None)
+    missing = [one.name for one in migrations.status(database) if one.applied_at is None]
     if missing:
         place = render_url(database.url, with_secrets=False)
-        raise ConfigurationError(f"the database {place} lacks migrations ({missing}): run `squorflow db upgrade`")
+        named = ", ".join(missing) if len(missing) <= _NAMED else f"{len(missing)}, from {missing[0]} to {missing[-1]}"
+        raise ConfigurationError(f"the database {place} lacks migrations ({named}): run `squorflow db upgrade`")

@@ -23,6 +23,9 @@ POOLED = "pooled"
 
 _STARS = "***"
 
+_FORM = "postgresql://user:password@host/database"
+"""How a connection is written, for people who wrote it otherwise."""
+
 
 def find_url(config: WorkflowConfig, *, direct: bool = False) -> URL:
     """Return where the database is: Airflow's connection, else the embedded Postgres under `config.home`.
@@ -61,7 +64,7 @@ def find_connection(connection_id: str) -> Any | None:
             try:
                 return read_connection(connection_id, value)
             except ValueError as error:
-                raise ConfigurationError(f"{variable} is no address of a connection: {error}") from error
+                raise ConfigurationError(f"{variable} is no address of a connection: {error}. Write {_FORM}") from error
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -104,7 +107,7 @@ def _url_of(connection: Any) -> URL:
     if kind.partition("+")[0] not in {"postgres", "postgresql"}:
         raise ConfigurationError(
             f"the Airflow connection {connection.conn_id!r} is of type {kind!r}: "
-            "squorflow works on Postgres only, so its type must be 'postgres'"
+            f"squorflow works on Postgres only, so its type must be 'postgres', as in {_FORM}"
         )
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     extras = connection.extra_dejson

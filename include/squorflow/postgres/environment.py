@@ -12,13 +12,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import ValidationError
 
-from squorflow.config import WorkflowConfig
+from squorflow.config import WorkflowConfig, variable_of
 from squorflow.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _EXTRA_KEY = "__extra__"
 """The one query parameter under which Airflow writes extras that do not fit a query string."""
@@ -52,10 +55,16 @@ def read_config() -> WorkflowConfig:
     try:
         return WorkflowConfig()
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc'])} is {one['input']!r}: {one['msg']}" for one in error.errors()
-        )
+        faults = "; ".join(_describe(one) for one in error.errors())
         raise ConfigurationError(f"a setting in the environment makes no sense: {faults}") from error
+
+
+def _describe(fault: ErrorDetails) -> str:
+    """Say which variable is at fault and what it should be; a duration in seconds, as people write it."""
+    name = str(fault["loc"][0])
+    variable = variable_of(name) if name in WorkflowConfig.model_fields else name
+    wanted = "Input should be a number of seconds above 0" if "timedelta" in fault["msg"] else fault["msg"]
+    return f"{variable} is {fault['input']!r}: {wanted}"
 
 
 def needs_airflow(environment: Mapping[str, str] = os.environ) -> bool:

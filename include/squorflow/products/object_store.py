@@ -28,6 +28,10 @@ class ObjectStore:
         self.root = root
         self._setting = setting
 
+    def describe(self) -> str:
+        """Return where it is, for people: a folder by its whole path."""
+        return self.root if "://" in self.root else str(Path(self.root).absolute())
+
     def put(self, content: bytes | IO[bytes], key: str, *, replace: bool = False) -> None:
         """Store content under a key, unless that is there and not to be replaced; it appears whole or not at all."""
         place = self.place(key)

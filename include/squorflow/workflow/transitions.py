@@ -79,7 +79,7 @@ def transition(
         connection: an open transaction; never committed here.
         workflow_id: which workflow.
         to: the state it shall have.
-        actor: who does it, e.g. `api:anna` or `cli:root`.
+        actor: who does it, e.g. `api:admin` or `cli:root`.
         reason: why, in words a person reads in the trail.
         stage: the stage it stands at from now on; `None` leaves it.
         metadata: further facts for the trail (JSON values).
