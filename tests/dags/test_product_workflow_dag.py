@@ -162,7 +162,8 @@ def test_a_watcher_that_finds_no_database_says_in_one_line_what_to_look_at(monke
     told: list[str] = []
 
     class Log:
-        def warning(self, message: str, *values: object) -> None:
+        def warning(self, message: str, *values: object, exc_info: object) -> None:
+            assert exc_info is None
             told.append(message % values)
 
     async def find_none(_self: WorkDueTrigger, _restraint: object) -> AsyncIterator[TriggerEvent]:

@@ -48,8 +48,14 @@ class WorkDueTrigger(BaseEventTrigger):
                 async for event in self._watch(restraint):
                     yield event
             except Exception as error:  # Postgres is away or not set up; the cron half goes on meanwhile
-                why = explain(error) or f"{type(error).__name__}: {error}"
-                self.log.warning("Cannot watch for work: %s. Trying again in %s s.", why, RECONNECT_SECONDS)
+                why = explain(error)
+                self.log.warning(
+                    "Cannot watch for work: %s. Trying again in %s s.",
+                    why or f"{type(error).__name__}: {error}",
+                    RECONNECT_SECONDS,
+                    # Where it was raised is a puzzle only where nobody's set-up is at fault.
+                    exc_info=None if why else error,
+                )
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _watch(self, restraint: Restraint) -> AsyncIterator[TriggerEvent]:
