@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -14,7 +15,7 @@ from squorflow.states import Stage, WorkflowState
 from squorflow.workflow import audit, marks
 from squorflow.workflow.marks import Mark, StageTry
 from support import workflows
-from support.workflows import OTHER_RUN, RUN, get_row, get_state, get_trail, hold_one, rows
+from support.workflows import OTHER_RUN, RUN, get_row, get_state, get_trail, hold_one, rows, value
 
 ACTOR = "airflow:product_workflow/run_1/product.discovery[0]#1"
 
@@ -106,6 +107,28 @@ def test_a_run_that_a_person_ended_gives_everything_back_at_no_cost(database: Da
     assert [get_row(database, one).retry_count for one in claimed] == [0, 1, 1, 0]
     with pytest.raises(LeaseLost):
         workflows.finish(database, running)
+
+
+def test_a_run_that_ends_and_whoever_takes_its_rows_one_by_one_do_not_wait_for_each_other(database: Database) -> None:
+    first, second = sorted(workflows.enqueue(database, count=2))
+    workflows.claim(database, limit=2)
+    workflows.acquire(database, second)
+    released: list[int] = []
+
+    def end() -> None:
+        with database.begin() as connection:
+            released.append(marks.release_run(connection, owner=RUN, actor=ACTOR, reason="the run was marked failed"))
+
+    lock = "SELECT 1 FROM processing_queue WHERE queue_id = :id FOR NO KEY UPDATE"
+    ending = threading.Thread(target=end)
+    with database.begin() as connection:
+        rows(connection, lock, id=first)
+        ending.start()
+        while not value(database, "SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert ending.is_alive()
+        rows(connection, lock, id=second)
+    ending.join()
+    assert released == [2]
 
 
 def test_a_try_nobody_asked_for_is_known_and_the_next_one_is_not_it(database: Database) -> None:

@@ -23,16 +23,19 @@ SELECT EXISTS (
 
 -- name: release_begun
 -- Take back what a run has begun, at no cost: a person has ended the run.
+-- Locks what the run holds besides too, in the order of all others, or this and they would wait for each other.
+WITH held AS MATERIALIZED (
+    SELECT q.queue_id, q.workflow_state, q.lease_token, q.stage
+    FROM processing_queue AS q
+    WHERE q.locked_by = :owner
+    ORDER BY q.queue_id
+    FOR NO KEY UPDATE
+)
 SELECT
     gone.queue_id,
     workflow_fail(
         gone.queue_id, gone.lease_token, :actor, 'release', 'transient', interval '0', :reason, 'RunEnded: ' || :reason,
         jsonb_build_object('class', 'RunEnded', 'stage', gone.stage, 'owner', :owner), FALSE
     ) AS left_in
-FROM (
-    SELECT q.queue_id, q.lease_token, q.stage
-    FROM processing_queue AS q
-    WHERE q.locked_by = :owner AND q.workflow_state IN ('processing', 'waiting')
-    ORDER BY q.queue_id
-    FOR NO KEY UPDATE
-) AS gone;
+FROM held AS gone
+WHERE gone.workflow_state IN ('processing', 'waiting');
