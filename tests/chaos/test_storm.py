@@ -15,7 +15,7 @@ import pytest
 from support.image_server import ImageServer
 from support.storm import LARGE, MAX_RETRIES, SMALL, Weather, real_products, say
 from support.storm_faults import DEADLY, Storm
-from support.storm_findings import find_problems, measure_recoveries, summarise_recoveries
+from support.storm_findings import describe_slowest, find_problems, measure_recoveries, summarise_recoveries
 from support.storm_gemini import StormyGemini, make_bill
 from support.storm_ground import DAG, MAINTENANCE, ground
 
@@ -40,7 +40,7 @@ def test_every_product_completes_exactly_once_whatever_dies() -> None:
         place.wait_for(lambda: not place.active_runs(DAG) + place.active_runs(MAINTENANCE), what="the runs' end")
         measured = measure_recoveries(place, storm.injuries)
         bill = make_bill(place, gemini, storm.injuries)
-        for line in [*summarise_recoveries(measured), str(bill)]:
+        for line in [*summarise_recoveries(measured), *describe_slowest(place, measured), str(bill)]:
             say(line)
         assert find_problems(place, workflow_ids) == []
         assert storm.is_over

@@ -132,6 +132,23 @@ def measure_recoveries(ground: Ground, injuries: Sequence[Injury]) -> list[Recov
     return measured
 
 
+def describe_slowest(ground: Ground, measured: Sequence[Recovery], *, most: int = 3) -> list[str]:
+    """Return, for the slowest recoveries, what their trails say after the death and how many seconds after it."""
+    lines = []
+    for one in sorted(measured, key=lambda one: one.seconds, reverse=True)[:most]:
+        trail = ground.query(
+            """
+            SELECT extract(epoch FROM created_at - :at) AS seconds, to_state, actor, reason FROM workflow_transitions
+            WHERE workflow_id = :id AND created_at > :at ORDER BY sequence LIMIT 8
+            """,
+            id=one.injury.workflow_id,
+            at=one.injury.at,
+        )
+        steps = "; ".join(f"+{row.seconds:.0f} s {row.to_state} by {row.actor}: {row.reason}" for row in trail)
+        lines.append(f"{one.seconds:.0f} s after {one.injury.fault} in {one.injury.stage}: {steps}")
+    return lines
+
+
 def _measure(ground: Ground, injury: Injury) -> Recovery | None:
     trail = ground.query(
         """
