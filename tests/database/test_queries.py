@@ -264,6 +264,15 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
         ),
         ("dossier", "get_standing", {"workflow_id": UUID(int=1)}, BY_KEY),
         ("dossier", "find_latest_workflow", {"product_id": UUID(int=1)}, {"queue_product"}),
+        (
+            "lookout",
+            "find_left",
+            {"owners": [RUN], "passed_over": []},
+            {"queue_claimable", "queue_retry_due", "queue_owned"},
+        ),
+        ("queue", "count_claimable", {"most": 1, "passed_over": []}, {"queue_claimable"}),
+        ("queue", "count_claimable", {"most": 1000, "passed_over": []}, {"queue_claimable"}),
+        ("lookout", "count_left", {"owners": [RUN]}, {"queue_owned", *BY_STATE}),
         ("waking", "look", {"since": None}, {"queue_claimable", "queue_retry_due", "queue_owned"}),
         ("marks", "release_begun", {"owner": RUN, "actor": "a", "reason": "r"}, {"queue_owned", *BY_STATE}),
         (

@@ -2,9 +2,13 @@
 -- Tell what may still become ours: work to claim, the next retry, what other worker processes hold and for how long.
 -- In one statement, so at one moment: what goes from one of these to another between two would be in neither.
 SELECT
-    EXISTS (
-        SELECT 1 FROM processing_queue AS q
-        WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
+    -- Ordered as the index is, or one row in a large table is looked for in all of it.
+    coalesce(
+        (
+            SELECT TRUE FROM processing_queue AS q
+            WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
+            ORDER BY q.priority DESC, q.queued_at, q.queue_id LIMIT 1
+        ), FALSE
     ) AS claimable,
     (
         SELECT extract(epoch FROM min(q.next_retry_at) - clock_timestamp()) FROM processing_queue AS q

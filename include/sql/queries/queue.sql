@@ -191,5 +191,7 @@ WHERE locked_by = :owner AND workflow_state IN ('queued', 'retrying');
 SELECT count(*) FROM (
     SELECT 1 FROM processing_queue AS q
     WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.queue_id <> ALL(CAST(:passed_over AS uuid []))
+    -- Ordered as the index is, or one row in a large table is looked for in all of it.
+    ORDER BY q.priority DESC, q.queued_at, q.queue_id
     LIMIT :most
 ) AS claimable;

@@ -75,8 +75,8 @@ def _complain(error: Exception, sentence: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"error": sentence}, ensure_ascii=False), err=True)
         return
-    if sentence.startswith("Usage:"):
-        # Of a group that was given no verb click complains with the group's help.
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        # A group was given no verb, and what click says then is the group's help.
         click.echo(sentence, err=True)
         return
     context = getattr(error, "ctx", None)
