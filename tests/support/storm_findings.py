@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from squorflow.airflow.ownership import RunOwner
 from squorflow.states import Stage
 from squorflow.workflow import audit
 from squorflow.workflow.heartbeat import LOCK_CLASS
@@ -79,6 +80,8 @@ class Recovery:
 
     injury: Injury
     lost_work: bool
+    begun: bool
+    """Whether its product had ever run; one that had not still stands in line with the others."""
     seconds: float
 
 
@@ -132,8 +135,8 @@ def measure_recoveries(ground: Ground, injuries: Sequence[Injury]) -> list[Recov
     return measured
 
 
-def describe_slowest(ground: Ground, measured: Sequence[Recovery], *, most: int = 3) -> list[str]:
-    """Return, for the slowest recoveries, what their trails say after the death and how many seconds after it."""
+def describe_slowest(ground: Ground, measured: Sequence[Recovery], *, most: int = 4) -> list[str]:
+    """Return, for the slowest recoveries, what trail and Airflow say after the death and how many seconds after it."""
     lines = []
     for one in sorted(measured, key=lambda one: one.seconds, reverse=True)[:most]:
         trail = ground.query(
@@ -146,7 +149,34 @@ def describe_slowest(ground: Ground, measured: Sequence[Recovery], *, most: int 
         )
         steps = "; ".join(f"+{row.seconds:.0f} s {row.to_state} by {row.actor}: {row.reason}" for row in trail)
         lines.append(f"{one.seconds:.0f} s after {one.injury.fault} in {one.injury.stage}: {steps}")
+        lines.append(
+            f"  its tasks by when they were due, had a place, and began: {_describe_tasks(ground, one.injury)}"
+        )
     return lines
+
+
+def _describe_tasks(ground: Ground, injury: Injury) -> str:
+    claims = ground.query("SELECT owner, map_index FROM run_claim_item WHERE workflow_id = :id", id=injury.workflow_id)
+    told = []
+    for claim in claims:
+        owner = RunOwner.parse(claim.owner)
+        tasks = ground.ask_airflow(
+            """
+            SELECT task_id, try_number, round(extract(epoch FROM scheduled_dttm - :at)) AS due,
+                round(extract(epoch FROM queued_dttm - :at)) AS placed,
+                round(extract(epoch FROM start_date - :at)) AS begun
+            FROM task_instance
+            WHERE run_id = :run_id AND map_index = :map_index AND start_date > :at ORDER BY start_date LIMIT 7
+            """,
+            run_id=owner.run_id if owner else "",
+            map_index=claim.map_index,
+            at=injury.at,
+        )
+        told += [
+            f"{task.task_id}[{claim.map_index}]#{task.try_number} {task.due}/{task.placed}/{task.begun}"
+            for task in tasks
+        ]
+    return ", ".join(told) or "none"
 
 
 def _measure(ground: Ground, injury: Injury) -> Recovery | None:
@@ -166,34 +196,53 @@ def _measure(ground: Ground, injury: Injury) -> Recovery | None:
         id=injury.workflow_id,
         at=injury.at,
     )
+    ((begun,),) = ground.query(
+        """
+        SELECT count(*) FROM workflow_transitions
+        WHERE workflow_id = :id AND created_at <= :at AND to_state = 'processing'
+        """,
+        id=injury.workflow_id,
+        at=injury.at,
+    )
     finished: datetime | None = events[0].created_at if events else None
     first = trail[0] if trail else None
     if first is None or (finished is not None and finished < first.created_at):
         # Nothing at all after the death: it had finished the last stage, and the product with it.
-        return _recovery(injury, finished or injury.at, lost=False)
+        return _recovery(injury, finished or injury.at, lost=False, begun=begun)
     if first.to_state != "failed":
-        return _recovery(injury, first.created_at, lost=False)
+        return _recovery(injury, first.created_at, lost=False, begun=begun)
     again = next((row.created_at for row in trail if row.to_state == "processing"), None)
     if again is None:
         return None
     backoff = timedelta(seconds=float(first.metadata.get("retry_after") or 0))
-    return _recovery(injury, again - backoff, lost="worker lost" in first.reason)
+    return _recovery(injury, again - backoff, lost="worker lost" in first.reason, begun=begun)
 
 
-def _recovery(injury: Injury, at: datetime, *, lost: bool) -> Recovery:
-    return Recovery(injury=injury, lost_work=lost, seconds=max(0.0, (at - injury.at).total_seconds()))
+def _recovery(injury: Injury, at: datetime, *, lost: bool, begun: int) -> Recovery:
+    seconds = max(0.0, (at - injury.at).total_seconds())
+    return Recovery(injury=injury, lost_work=lost, begun=begun > 0, seconds=seconds)
 
 
 def summarise_recoveries(measured: Sequence[Recovery]) -> list[str]:
-    """Return a line for each kind of fault: how many, and how long they took."""
+    """Return a line for each kind of fault: how many, and how long they took.
+
+    The last line is of the deaths of tasks whose products had not begun.
+    """
     lines = []
     for fault in Fault:
-        seconds = sorted(one.seconds for one in measured if one.injury.fault is fault)
-        if seconds:
-            lost = sum(one.lost_work for one in measured if one.injury.fault is fault)
-            middle = seconds[len(seconds) // 2]
+        deaths = [one for one in measured if one.injury.fault is fault and one.begun]
+        if deaths:
+            lost = sum(one.lost_work for one in deaths)
             lines.append(
-                f"{fault}: {len(seconds)} deaths, {lost} of them in the middle of a stage; "
-                f"running again after {middle:.1f} s (median), {seconds[-1]:.1f} s (longest)"
+                f"{fault}: {len(deaths)} deaths, {lost} of them in the middle of a stage; "
+                f"running again {_after(deaths)}"
             )
+    unbegun = [one for one in measured if not one.begun]
+    if unbegun:
+        lines.append(f"whatever died, before its product had begun: {len(unbegun)} deaths; running {_after(unbegun)}")
     return lines
+
+
+def _after(deaths: Sequence[Recovery]) -> str:
+    seconds = sorted(one.seconds for one in deaths)
+    return f"after {seconds[len(seconds) // 2]:.1f} s (median), {seconds[-1]:.1f} s (longest)"

@@ -49,8 +49,8 @@ SETTINGS = {
     "AIRFLOW__CORE__PARALLELISM": "8",
     # What Airflow takes minutes for by default; the products' leases are as short.
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
-    # A scheduler that is starved for longer takes itself for dead and its own tasks for lost, again and again.
-    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "60",
+    # Airflow's default. A scheduler that is starved for longer takes itself for dead and its own tasks for lost.
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "30",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
@@ -81,7 +81,10 @@ class RunningTask:
 
 def is_task(process: psutil.Process) -> bool:
     """Say whether a process is a task's; its supervisor's title is `airflow worker -- LocalExecutor: …`."""
-    words = _title(process)
+    return _is_task_title(_title(process))
+
+
+def _is_task_title(words: list[str]) -> bool:
     return words[:3] == ["airflow", "worker", "--"] and len(words) == TITLE_WORDS
 
 
@@ -221,8 +224,10 @@ class Ground:
         processes: dict[str, psutil.Process] = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
-                if is_task(process) and os.getsid(process.pid) in self._sessions:
-                    processes[_title(process)[-1]] = process
+                # Asked once: a process that ends meanwhile has no title any more.
+                title = _title(process)
+                if _is_task_title(title) and os.getsid(process.pid) in self._sessions:
+                    processes[title[-1]] = process
         found = self.ask_airflow(
             """
             SELECT CAST(id AS text) AS id, run_id, map_index, try_number, substr(task_id, 9) AS stage
