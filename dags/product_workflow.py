@@ -15,7 +15,7 @@ A run starts when there is work (a trigger watches the queue) and by the clock a
 `WORKFLOW_SCHEDULE` means neither.
 
 Clear a failed product's stage to run it again from there. Several runs may be active at once: no product is ever in
-two of them.
+two of them. One that starts by itself while others have enough in hand takes only products that were tried before.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from squorflow.airflow.batch import PRODUCTS, CloseOperator, PullOperator
 from squorflow.airflow.operators import StageOperator
 from squorflow.airflow.ownership import PRODUCT_GROUP
 from squorflow.airflow.wake import make_schedule
+from squorflow.airflow.weights import EXPRESS_FIRST
 from squorflow.config import get_config
 from squorflow.states import Stage
 from squorflow.workflow.queue import LARGEST_CLAIM
@@ -65,9 +66,12 @@ PARAMS = {
     schedule=make_schedule(CONFIG.schedule),
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
-    max_active_runs=4,
+    # One that begins products, those that bring theirs to an end, and those for what was lost.
+    max_active_runs=16,
+    # Most of the work is in the one: Airflow's 16 tasks a run would hold it back.
+    max_active_tasks=256,
     dagrun_timeout=timedelta(days=1),
-    default_args={"owner": "squorflow", "weight_rule": "upstream"},
+    default_args={"owner": "squorflow", "weight_rule": "absolute"},
     params=PARAMS,
     tags=["squorflow", "products"],
     doc_md=__doc__,
@@ -79,13 +83,16 @@ def product_workflow() -> None:
     @task_group(group_id=PRODUCT_GROUP)
     def product(workflow_id: str, product_label: str) -> None:
         before = None
-        for stage in Stage:
+        for place, stage in enumerate(Stage, start=1):
             run = StageOperator(
                 task_id=stage.value,
                 stage=stage,
                 workflow_id=workflow_id,
                 product_label=product_label,
                 pool=POOLS.get(stage, "default_pool"),
+                # Products are finished before others are begun.
+                priority_weight=place,
+                weight_rule=EXPRESS_FIRST,
             )
             if before is not None:
                 before >> run

@@ -81,6 +81,7 @@ def test_the_plugin_adds_only_itself(tmp_path: Path) -> None:
         "squorflow.airflow",
         "squorflow.airflow.listener",
         "squorflow.airflow.preload",
+        "squorflow.airflow.weights",
         "squorflow.dashboard",
         "squorflow.dashboard.address",
         "squorflow.plugin",

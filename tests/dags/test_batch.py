@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.utils.types import DagRunType
 
-from squorflow.airflow.batch import FAILURES_SHOWN, PullOperator, count_unreached, judge, summarise
+from squorflow.airflow.batch import FAILURES_SHOWN, CloseOperator, PullOperator, count_unreached, judge, summarise
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.states import WorkflowState
 from squorflow.workflow.queue import ClaimedItem
+from squorflow.workflow.waking import BATCHES_TRIED, UNBEGUN_SHARE
+from support import workflows
+from support.airflow_runs import execute, make_context
+from support.workflows import OTHER_RUN
+
+BATCH = 20
 
 
 def item(state: WorkflowState | None, *, map_index: int = 0, last_error: str | None = None) -> ClaimedItem:
@@ -93,6 +101,97 @@ def test_products_whose_tasks_failed_unrecorded_fail_the_run() -> None:
 
 def test_a_product_that_was_given_back_unbegun_is_not_unreached() -> None:
     assert count_unreached(items(WorkflowState.QUEUED), states={"product.discovery_0": "skipped"}) == 0
+
+
+Pull = Callable[..., list[str]]
+
+
+@pytest.fixture
+def pull(database: Database, monkeypatch: pytest.MonkeyPatch) -> Pull:
+    """What the `pull` of a run returns: the ids of the workflows it claimed."""
+    monkeypatch.setattr("squorflow.postgres.database.get_database", lambda: database)
+
+    def pull(*, run_type: str = "asset_triggered") -> list[str]:
+        context = make_context(get_dr_count=lambda *_, **__: 1, get_task_states=lambda *_, **__: {})
+        context["dag_run"].run_type = DagRunType(run_type)
+        context["params"] = {"batch_size": BATCH, "workflow_ids": [], "priority_at_least": 1}
+        return [row["workflow_id"] for row in execute(PullOperator(task_id="pull"), context)]
+
+    return pull
+
+
+def hand_out(database: Database, count: int) -> None:
+    """Have a run that has `count` products to begin."""
+    workflows.enqueue(database, count=count)
+    assert len(workflows.claim(database, owner=OTHER_RUN, limit=count)) == count
+
+
+@pytest.mark.parametrize(
+    ("run_type", "unbegun", "claimed"),
+    [
+        ("asset_triggered", BATCH // UNBEGUN_SHARE - 1, BATCH),
+        ("asset_triggered", BATCH // UNBEGUN_SHARE, 0),
+        ("scheduled", BATCH // UNBEGUN_SHARE - 1, BATCH),
+        ("scheduled", BATCH // UNBEGUN_SHARE, 0),
+        ("manual", BATCH, BATCH),
+        ("operator_triggered", BATCH, BATCH),
+    ],
+)
+def test_a_run_that_nobody_asked_for_takes_nothing_fresh_while_another_has_enough_to_begin(
+    run_type: str, unbegun: int, claimed: int, database: Database, pull: Pull
+) -> None:
+    hand_out(database, unbegun)
+    workflows.enqueue(database, count=BATCH + 1)
+    assert len(pull(run_type=run_type)) == claimed
+
+
+def test_it_counts_what_its_own_instance_has_in_hand(
+    database: Database, pull: Pull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_out(database, BATCH)
+    workflows.enqueue(database, count=3)
+    monkeypatch.setattr("squorflow.airflow.batch.get_config", lambda: WorkflowConfig(instance="elsewhere"))
+    assert len(pull()) == 3
+
+
+def test_what_was_lost_is_taken_whatever_stands_before_it_and_nothing_fresh_with_it(
+    database: Database, pull: Pull
+) -> None:
+    hand_out(database, BATCH)
+    lost = [str(workflows.lose_one(database)) for _ in range(2)]
+    workflows.enqueue(database, count=3, priority=9)
+    assert pull() == lost
+
+
+def test_what_was_lost_comes_first_also_among_fresh_products_that_are_more_urgent(
+    database: Database, pull: Pull
+) -> None:
+    lost = str(workflows.lose_one(database))
+    fresh = [str(one) for one in workflows.enqueue(database, count=3, priority=9)]
+    assert pull() == [lost, *fresh]
+
+
+def test_with_very_much_that_was_tried_in_hand_it_takes_nothing_at_all(database: Database, pull: Pull) -> None:
+    for _ in range(BATCHES_TRIED * BATCH):
+        workflows.lose_one(database)
+    assert len(workflows.claim(database, owner=OTHER_RUN)) == BATCHES_TRIED * BATCH
+    workflows.lose_one(database)
+    workflows.enqueue(database, count=3)
+    assert pull() == []
+
+
+def test_a_run_that_could_take_nothing_rings_no_bell_for_what_it_could_not_take(
+    database: Database, pull: Pull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_out(database, BATCH)
+    workflows.enqueue(database)
+    rung = []
+    monkeypatch.setattr("squorflow.workflow.waking.announce", rung.append)
+    context = make_context(get_task_states=lambda *_, **__: {})
+    assert pull() == []
+    with pytest.raises(AirflowSkipException):
+        execute(CloseOperator(task_id="close", pull_task_id="pull"), context)
+    assert rung == []
 
 
 def test_a_database_that_was_never_upgraded_ends_the_run_with_what_to_do(

@@ -18,11 +18,13 @@ from squorflow.airflow.batch import PRODUCTS
 from squorflow.airflow.operators import StageOperator
 from squorflow.airflow.retry import AIRFLOW_RETRIES, WorkflowRetryPolicy
 from squorflow.airflow.wake import WORK, WorkDueTrigger, make_schedule
+from squorflow.airflow.weights import MOST_EXPRESS
 from squorflow.config import WorkflowConfig
 from squorflow.errors import ConfigurationError
 from squorflow.stages import STAGE_MODULES
 from squorflow.states import STAGES, Stage
 from squorflow.workflow.queue import LARGEST_CLAIM
+from squorflow.workflow.waking import BATCHES_IN_HAND
 from support.airflow_runs import load_dag
 
 if TYPE_CHECKING:
@@ -69,8 +71,43 @@ def test_close_updates_the_asset_that_other_dags_follow(dag: DAG) -> None:
     assert Asset(name="squorflow_products", uri="squorflow://products") == PRODUCTS
 
 
-def test_products_are_finished_before_others_are_begun(dag: DAG) -> None:
-    assert {task.weight_rule for task in dag.tasks} == {"upstream"}
+def weigh(dag: DAG, map_index: int) -> list[int]:
+    """Return what Airflow stores as the weights of a product's tasks, stage by stage."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    stored = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
+    tasks = [stored.get_task(task_id) for task_id in GROUP]
+    return [
+        TaskInstance(task, dag_version_id=None, run_id="run", map_index=map_index).priority_weight for task in tasks
+    ]
+
+
+@pytest.mark.parametrize("map_index", [-1, 0, MOST_EXPRESS])
+def test_products_are_finished_before_others_are_begun(dag: DAG, map_index: int) -> None:
+    weights = weigh(dag, map_index)
+    assert weights == sorted(set(weights))
+
+
+def test_the_first_products_of_a_run_go_before_all_others(dag: DAG) -> None:
+    # Airflow makes the first index of the task that stood for all of them, and does not weigh it again.
+    for map_index in (-1, 0, MOST_EXPRESS - 1):
+        assert min(weigh(dag, map_index)) > max(weigh(dag, MOST_EXPRESS))
+
+
+def test_of_a_small_batch_fewer_go_before_all_others(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("squorflow.config.get_config", lambda: WorkflowConfig(batch_size=10))
+    assert weigh(dag, 1) == weigh(dag, 0)
+    assert max(weigh(dag, 2)) < min(weigh(dag, 1))
+    monkeypatch.setattr("squorflow.config.get_config", lambda: WorkflowConfig(batch_size=1))
+    assert weigh(dag, 0) > weigh(dag, 1)
+
+
+def test_no_product_keeps_a_run_from_taking_back_what_was_lost_or_from_ending(dag: DAG) -> None:
+    heaviest = max(weigh(dag, 0))
+    for task in (dag.get_task("pull"), dag.get_task("close")):
+        assert task.weight_rule == "absolute"
+        assert task.priority_weight > heaviest
 
 
 def test_every_stage_asks_the_policy_and_has_more_retries_than_a_workflow_may(dag: DAG) -> None:
@@ -117,8 +154,9 @@ def test_a_param_out_of_range_is_refused(dag: DAG, name: str, value: object) -> 
 
 
 def test_several_runs_may_be_active_and_missed_ones_are_not_made_up(dag: DAG) -> None:
-    assert dag.max_active_runs > 1
     assert not dag.catchup
+    # Those whose products wait for a quota, and those that come for what was lost.
+    assert dag.max_active_runs > 2 * BATCHES_IN_HAND
 
 
 def test_its_documentation_is_the_docstring_of_its_file(dag: DAG) -> None:

@@ -18,7 +18,7 @@ from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
 from squorflow.postgres.queries import load
 from squorflow.states import STAGES, Stage, WorkflowState
-from squorflow.workflow import audit, heartbeat, leases, marks
+from squorflow.workflow import audit, heartbeat, leases, marks, queue
 from squorflow.workflow.transitions import transition
 from support import workflows
 from support.workflows import ACTOR, LEASE, OTHER_RUN, RUN, Held, get_row, get_state, hold_one, rows, value
@@ -219,6 +219,38 @@ def test_what_was_taken_back_and_queued_again_is_taken_up_by_its_own_run_too(dat
     _move(database, held.workflow_id, WorkflowState.QUEUED)
     got = workflows.acquire(database, held.workflow_id, owner=held.owner)
     assert (got.outcome, got.retry_count) == (leases.Outcome.ACQUIRED, 1)
+
+
+def test_what_another_run_has_claimed_and_not_begun_is_taken_up_by_its_own_run_and_by_no_third(
+    database: Database, held: Held
+) -> None:
+    following = f"{held.owner}/next"
+    _take_back(database, held)
+    _move(database, held.workflow_id, WorkflowState.QUEUED)
+    assert workflows.claim(database, owner=following) == [held.workflow_id]
+    third = workflows.acquire(database, held.workflow_id, owner=f"{held.owner}/third")
+    assert (third.outcome, third.detail) == (leases.Outcome.REFUSED, f"it is owned by {following}")
+    assert workflows.acquire(database, held.workflow_id, owner=held.owner).outcome is leases.Outcome.ACQUIRED
+    assert get_row(database, held.workflow_id).locked_by == held.owner
+    other = workflows.acquire(database, held.workflow_id, owner=following)
+    assert (other.outcome, other.detail) == (leases.Outcome.REFUSED, f"it is owned by {held.owner}")
+
+
+@pytest.mark.parametrize("by", ["run", "worker"])
+def test_what_another_has_begun_or_a_worker_holds_is_not_taken_from_it_by_the_run_that_lost_it(
+    database: Database, held: Held, by: str
+) -> None:
+    _take_back(database, held)
+    _move(database, held.workflow_id, WorkflowState.QUEUED)
+    owner = f"{held.owner}/next" if by == "run" else "worker:host/1/x"
+    if by == "run":
+        assert workflows.claim(database, owner=owner) == [held.workflow_id]
+        assert workflows.acquire(database, held.workflow_id, owner=owner).outcome is leases.Outcome.ACQUIRED
+    else:
+        with database.begin() as connection:
+            assert queue.claim_for_worker(connection, owner=owner, limit=1, lease=LEASE) == [held.workflow_id]
+    late = workflows.acquire(database, held.workflow_id, owner=held.owner)
+    assert (late.outcome, late.detail) == (leases.Outcome.REFUSED, f"it is owned by {owner}")
 
 
 @pytest.mark.parametrize("begun", [True, False])

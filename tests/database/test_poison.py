@@ -235,6 +235,15 @@ def test_a_run_gets_all_but_the_row_that_refuses_and_the_same_ones_for_ever(
     assert get_row(database, ids[3]).locked_by is None
 
 
+def test_a_run_that_takes_only_what_was_tried_takes_nothing_fresh_though_a_row_refuses(database: Database) -> None:
+    lost = [workflows.lose_one(database) for _ in range(2)]
+    enqueue(database, count=3)
+    _poison(database, lost[0])
+    with database.begin() as connection:
+        items = queue.claim_for_run(connection, owner=RUN, limit=10, only_tried=True)
+    assert [item.workflow_id for item in items] == lost[1:]
+
+
 def test_a_drain_finishes_everything_but_the_row_that_refuses_and_says_so(
     database: Database, config: WorkflowConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

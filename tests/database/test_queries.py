@@ -217,6 +217,7 @@ def _scans(plan: list[dict[str, Any]], table: str) -> set[str]:
     ("name", "parameters"),
     [
         ("claim_batch", {"owner": "airflow:a/b/c", "batch_size": 25, "priority_at_least": 1}),
+        ("claim_tried", {"owner": "airflow:a/b/c", "batch_size": 25, "priority_at_least": 1}),
         (
             "claim_for_worker",
             {"owner": "worker:a", "batch_size": 25, "lease": timedelta(seconds=30), "passed_over": []},
@@ -227,7 +228,8 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
     crowded: Database, name: str, parameters: dict[str, Any]
 ) -> None:
     plan = explain(crowded, "queue", name, **parameters)
-    assert _scans(plan, "processing_queue") == {"queue_claimable", "processing_queue_pkey"}
+    index = "queue_tried_before" if name == "claim_tried" else "queue_claimable"
+    assert _scans(plan, "processing_queue") == {index, "processing_queue_pkey"}
     picked = next(node for node in plan if node["Node Type"] == "LockRows")
     assert [below["Node Type"] for below in picked["Plans"]] in (["Index Scan"], ["Result"])
     assert not any(
@@ -273,7 +275,19 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
         ("queue", "count_claimable", {"most": 1, "passed_over": []}, {"queue_claimable"}),
         ("queue", "count_claimable", {"most": 1000, "passed_over": []}, {"queue_claimable"}),
         ("lookout", "count_left", {"owners": [RUN]}, {"queue_owned", *BY_STATE}),
-        ("waking", "look", {"since": None}, {"queue_claimable", "queue_retry_due", "queue_owned"}),
+        (
+            "waking",
+            "look",
+            {"since": None, "fresh": True, "tried": True},
+            {"queue_claimable", "queue_tried_before", "queue_retry_due", "queue_owned"},
+        ),
+        (
+            "waking",
+            "look",
+            {"since": None, "fresh": False, "tried": True},
+            {"queue_tried_before", "queue_retry_due", "queue_owned", "queue_claimable"},
+        ),
+        ("waking", "count_in_hand", {"instance": "airflow"}, {"queue_owned"}),
         ("marks", "release_begun", {"owner": RUN, "actor": "a", "reason": "r"}, {"queue_owned", *BY_STATE}),
         (
             "reaper",

@@ -5,33 +5,48 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from squorflow.airflow import wake
 from squorflow.airflow.wake import WorkDueTrigger
+from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
+from squorflow.recovery.reaper import nothing_known, reap
 from squorflow.states import WorkflowState
 from squorflow.workflow import queue, waking
 from squorflow.workflow.actions import PersonAction, act
-from squorflow.workflow.waking import Bell, Restraint
+from squorflow.workflow.leases import Outcome
+from squorflow.workflow.waking import (
+    BATCHES_IN_HAND,
+    BATCHES_TRIED,
+    UNBEGUN_FEW,
+    UNBEGUN_SHARE,
+    Allowance,
+    Bell,
+    Restraint,
+    find_allowance,
+)
 from support import workflows
 from support.processes import PATIENCE_SECONDS, wait_until
-from support.workflows import OTHER_RUN, RUN, enqueue, hold_one, reach, rows, value
+from support.workflows import OTHER_RUN, RUN, Held, enqueue, hold_one, reach, rows, value
 
+BATCH = 20
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
 def bell(database: Database) -> Iterator[Bell]:
-    with Bell.hung(database) as bell:
+    with Bell.hung(database, batch_size=BATCH, instance="airflow") as bell:
         yield bell
 
 
 def is_due(bell: Bell) -> bool:
-    return bell.look(since=None).due
+    return bool(bell.look(since=None).due)
 
 
 def test_an_enqueued_batch_rings_once(database: Database, bell: Bell) -> None:
@@ -90,6 +105,129 @@ def test_a_lease_that_ran_out_is_due_and_one_that_holds_is_not(database: Databas
     assert not is_due(bell)
     rows(database, "UPDATE processing_queue SET lease_expires_at = clock_timestamp() - interval '1 s'")
     assert is_due(bell)
+
+
+@pytest.fixture
+def unbegun(database: Database) -> list[UUID]:
+    """Products of a run that has just enough left to begin."""
+    workflow_ids = enqueue(database, count=BATCH // UNBEGUN_SHARE)
+    assert workflows.claim(database, owner=RUN) == workflow_ids
+    return workflow_ids
+
+
+def allowance(database: Database, *, batch_size: int = BATCH, instance: str = "airflow") -> Allowance:
+    with database.begin() as connection:
+        return find_allowance(connection, batch_size=batch_size, instance=instance)
+
+
+def test_fresh_products_are_no_reason_for_another_run_while_one_has_enough_to_begin(
+    database: Database, bell: Bell, unbegun: list[UUID]
+) -> None:
+    enqueue(database)
+    assert not is_due(bell)
+    assert allowance(database) is Allowance.TRIED_BEFORE
+    assert workflows.acquire(database, unbegun[0], owner=RUN).outcome is Outcome.ACQUIRED
+    assert is_due(bell)
+    assert allowance(database) is Allowance.ANYTHING
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 12])
+def test_few_that_may_be_stuck_never_keep_a_small_batch_waiting(database: Database, batch_size: int) -> None:
+    for number in range(UNBEGUN_FEW):
+        assert allowance(database, batch_size=batch_size) is Allowance.ANYTHING
+        enqueue(database)
+        workflows.claim(database, owner=f"airflow:airflow/product_workflow/run_{number}")
+    assert allowance(database, batch_size=batch_size) is Allowance.TRIED_BEFORE
+
+
+def test_fresh_products_are_no_reason_for_another_run_while_very_many_wait_for_one_quota(
+    database: Database, bell: Bell
+) -> None:
+    enqueue(database, count=BATCHES_IN_HAND * BATCH)
+    for workflow_id in workflows.claim(database, owner=RUN):
+        assert allowance(database) is not Allowance.NOTHING
+        got = workflows.acquire(database, workflow_id, owner=RUN)
+        workflows.wait(database, Held(workflow_id=workflow_id, token=got.token, owner=RUN))
+    enqueue(database)
+    assert not is_due(bell)
+    assert allowance(database) is Allowance.TRIED_BEFORE
+    cancel(database, workflow_id)
+    assert is_due(bell)
+    assert allowance(database) is Allowance.ANYTHING
+
+
+def cancel(database: Database, workflow_id: UUID) -> None:
+    with database.begin() as connection:
+        act(connection, PersonAction.CANCEL, workflow_id=workflow_id, actor="cli:anna", reason="enough")
+
+
+@pytest.mark.usefixtures("unbegun")
+def test_what_was_lost_is_due_whatever_stands_before_it(database: Database, bell: Bell) -> None:
+    with database.begin() as connection:
+        failed = reach(connection, WorkflowState.FAILED)
+        act(connection, PersonAction.RETRY, workflow_id=failed, actor="cli:anna", reason="again")
+    reap(database, liveness=nothing_known, config=WorkflowConfig())
+    enqueue(database, count=3, priority=9)
+    assert not is_due(bell)
+    lost = workflows.lose_one(database)
+    assert bell.look(since=None).due == {lost}
+    with database.begin() as connection:
+        claimed = queue.claim_for_run(connection, owner=OTHER_RUN, limit=BATCH, only_tried=True)
+    assert [item.workflow_id for item in claimed] == [lost]
+    assert not is_due(bell)
+
+
+@pytest.mark.usefixtures("unbegun")
+def test_a_retry_that_is_due_is_a_reason_if_it_has_cost_a_try(database: Database, bell: Bell) -> None:
+    for counts in (False, True):
+        held = hold_one(database, owner=f"airflow:airflow/product_workflow/{counts}")
+        workflows.fail(database, held, action="release", counts=counts, delay=timedelta(0))
+        assert is_due(bell) == counts
+
+
+@pytest.mark.usefixtures("unbegun")
+def test_what_a_dead_worker_holds_is_due_whatever_the_others_have(database: Database, bell: Bell) -> None:
+    held = hold_one(database, owner=OTHER_RUN)
+    assert not is_due(bell)
+    rows(
+        database,
+        "UPDATE processing_queue SET lease_expires_at = clock_timestamp() - interval '1 s' WHERE queue_id = :id",
+        id=held.workflow_id,
+    )
+    assert bell.look(since=None).due == {held.workflow_id}
+
+
+def test_what_was_tried_before_has_a_bound_of_its_own(database: Database, bell: Bell) -> None:
+    lost = [workflows.lose_one(database) for _ in range(BATCHES_TRIED * BATCH + 1)]
+    for start in range(0, len(lost) - 1, BATCH):
+        assert allowance(database) is not Allowance.NOTHING
+        assert len(workflows.claim(database, owner=f"airflow:airflow/product_workflow/{start}", limit=BATCH)) == BATCH
+    assert allowance(database) is Allowance.NOTHING
+    hold_one(database, owner=OTHER_RUN, lease=timedelta(0))
+    workflows.fail(database, hold_one(database, owner=RUN), action="release", counts=True, delay=timedelta(0))
+    assert not is_due(bell)
+
+
+def test_what_nobody_can_take_does_not_hide_what_a_dead_worker_holds(database: Database, bell: Bell) -> None:
+    restraint = Restraint()
+    poison = workflows.lose_one(database)
+    assert restraint.allows(bell.look(since=None), rung=False)
+    # A run has answered, and got nothing.
+    with database.begin() as connection:
+        queue.claim_for_run(connection, owner=OTHER_RUN, limit=0)
+    since = restraint.since
+    assert not restraint.allows(bell.look(since=since), rung=False)
+    held = hold_one(database, owner=RUN, lease=timedelta(0))
+    assert bell.look(since=since).due == {poison, held.workflow_id}
+    assert restraint.allows(replace(bell.look(since=since), fruitful=False), rung=False)
+
+
+@pytest.mark.usefixtures("unbegun")
+def test_what_another_instance_or_a_worker_has_in_hand_does_not_count(database: Database) -> None:
+    assert allowance(database) is Allowance.TRIED_BEFORE
+    assert allowance(database, instance="air") is allowance(database, instance="elsewhere") is Allowance.ANYTHING
+    rows(database, "UPDATE processing_queue SET locked_by = 'worker:host/1/x'")
+    assert allowance(database) is Allowance.ANYTHING
 
 
 def test_a_claim_answers_a_wake_and_an_empty_one_is_told_from_a_fruitful_one(database: Database, bell: Bell) -> None:
@@ -173,6 +311,27 @@ def test_a_thousand_rings_become_few_events(database: Database, trigger: WorkDue
     assert asyncio.run(program()) <= 3
 
 
+def test_it_wakes_for_fresh_products_when_less_than_a_fourth_of_a_batch_is_left_to_begin(
+    database: Database, trigger: WorkDueTrigger, unbegun: list[UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("squorflow.config.get_config", lambda: WorkflowConfig(batch_size=BATCH, instance="airflow"))
+    enqueue(database)
+
+    def begin_one() -> None:
+        workflows.acquire(database, unbegun[0], owner=RUN)
+        with database.begin() as connection:
+            waking.announce(connection)
+
+    async def program() -> int:
+        async with heard(trigger) as events:
+            await asyncio.to_thread(wait_until, lambda: find_watchers(database) != [])
+            assert events.empty()
+            await asyncio.to_thread(begin_one)
+            return await count_until_quiet(events)
+
+    assert asyncio.run(program()) == 1
+
+
 def test_it_survives_losing_its_connection_and_hears_what_comes_afterwards(
     database: Database, trigger: WorkDueTrigger
 ) -> None:
@@ -198,7 +357,7 @@ def test_what_came_while_it_was_cut_off_is_not_left_until_its_patience_ends(
     """Its last wake was answered in vain, so only a ring would let it wake again; but that nobody heard."""
     restraint = Restraint()
     enqueue(database)
-    with Bell.hung(database) as bell:
+    with Bell.hung(database, batch_size=BATCH, instance="airflow") as bell:
         assert restraint.allows(bell.look(since=None), rung=False)
     with database.begin() as connection:
         queue.claim_for_worker(connection, owner="worker:host/1/x", limit=1, lease=timedelta(hours=1))

@@ -14,8 +14,10 @@ from uuid import UUID
 
 from sqlalchemy import URL, Connection, Row, create_engine, text
 
+from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
 from squorflow.postgres.embedded import EmbeddedPostgres
+from squorflow.recovery.reaper import nothing_known, reap
 from squorflow.states import STAGES, TRANSITIONS, Stage, WorkflowState
 from squorflow.workflow import leases, queue
 from squorflow.workflow.transitions import transition
@@ -184,6 +186,18 @@ def hold_one(database: Database, *, owner: str = RUN, lease: timedelta = LEASE, 
     if got.outcome is not leases.Outcome.ACQUIRED:
         raise AssertionError(got.detail)
     return Held(workflow_id=workflow_id, token=got.token, owner=owner)
+
+
+def lose_one(database: Database, *, owner: str = "airflow:airflow/product_workflow/lost") -> UUID:
+    """Queue a product, have it begun, lost by its worker, and queued again by the reaper."""
+    (workflow_id,) = enqueue(database)
+    with database.begin() as connection:
+        queue.claim_for_run(connection, owner=f"{owner}/{workflow_id}", limit=1, workflow_ids=[workflow_id])
+    acquire(database, workflow_id, owner=f"{owner}/{workflow_id}", lease=timedelta(0))
+    reap(database, liveness=nothing_known, config=WorkflowConfig())
+    if get_row(database, workflow_id).locked_by is not None:
+        raise AssertionError("the reaper has left it")
+    return workflow_id
 
 
 def finish(

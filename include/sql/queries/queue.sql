@@ -77,6 +77,29 @@ picked AS MATERIALIZED (
 claimed AS (
     UPDATE processing_queue AS q SET locked_by = :owner, locked_at = clock_timestamp()
     FROM picked AS p WHERE q.queue_id = p.queue_id
+    RETURNING q.queue_id, q.priority, q.queued_at, q.retry_count
+)
+INSERT INTO run_claim_item (owner, map_index, workflow_id)
+-- Airflow's places go to a run's first products first.
+SELECT :owner, row_number() OVER (ORDER BY c.retry_count > 0 DESC, c.priority DESC, c.queued_at, c.queue_id) - 1, c.queue_id FROM claimed AS c;
+
+-- name: claim_tried
+-- Claim the next queued rows that were tried before, once per run, as claim_batch does.
+WITH winner AS (
+    INSERT INTO run_claim (owner) VALUES (:owner) ON CONFLICT (owner) DO NOTHING RETURNING owner
+),
+picked AS MATERIALIZED (
+    SELECT q.queue_id
+    FROM processing_queue AS q
+    WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.retry_count > 0 AND q.priority >= :priority_at_least
+        AND EXISTS (SELECT 1 FROM winner)
+    ORDER BY q.priority DESC, q.queued_at, q.queue_id
+    LIMIT :batch_size
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+claimed AS (
+    UPDATE processing_queue AS q SET locked_by = :owner, locked_at = clock_timestamp()
+    FROM picked AS p WHERE q.queue_id = p.queue_id
     RETURNING q.queue_id, q.priority, q.queued_at
 )
 INSERT INTO run_claim_item (owner, map_index, workflow_id)
@@ -110,21 +133,22 @@ WITH winner AS (
     INSERT INTO run_claim (owner) VALUES (:owner) ON CONFLICT (owner) DO NOTHING RETURNING owner
 ),
 picked AS MATERIALIZED (
-    SELECT q.queue_id, q.priority, q.queued_at
+    SELECT q.queue_id, q.priority, q.queued_at, q.retry_count
     FROM processing_queue AS q
     WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.priority >= :priority_at_least
         AND (CAST(:workflow_ids AS uuid []) IS NULL OR q.queue_id = ANY(CAST(:workflow_ids AS uuid [])))
+        AND (NOT :only_tried OR q.retry_count > 0)
         AND EXISTS (SELECT 1 FROM winner)
     ORDER BY q.priority DESC, q.queued_at, q.queue_id
     LIMIT :batch_size
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 tried AS MATERIALIZED (
-    SELECT p.queue_id, p.priority, p.queued_at, workflow_try_claim(p.queue_id, :owner, NULL) AS refusal FROM picked AS p
+    SELECT p.queue_id, p.priority, p.queued_at, p.retry_count, workflow_try_claim(p.queue_id, :owner, NULL) AS refusal FROM picked AS p
 ),
 numbered AS (
     INSERT INTO run_claim_item (owner, map_index, workflow_id)
-    SELECT :owner, row_number() OVER (ORDER BY t.priority DESC, t.queued_at, t.queue_id) - 1, t.queue_id
+    SELECT :owner, row_number() OVER (ORDER BY t.retry_count > 0 DESC, t.priority DESC, t.queued_at, t.queue_id) - 1, t.queue_id
     FROM tried AS t WHERE t.refusal IS NULL
 )
 SELECT t.queue_id, t.refusal FROM tried AS t WHERE t.refusal IS NOT NULL;

@@ -6,27 +6,44 @@ SELECT pg_notify(:channel, '');
 -- Hear in this session what is announced.
 LISTEN squorflow_work;
 
+-- name: count_in_hand
+-- Count what runs of an instance have claimed and not brought to an end, how many of these they have not begun, and how many of those were tried before.
+SELECT
+    count(*) AS in_hand,
+    count(*) FILTER (WHERE q.workflow_state = 'queued') AS unbegun,
+    count(*) FILTER (WHERE q.workflow_state = 'queued' AND q.retry_count > 0) AS tried
+FROM processing_queue AS q
+WHERE q.locked_by IS NOT NULL AND q.workflow_state IN ('queued', 'processing', 'waiting', 'retrying')
+    AND starts_with(q.locked_by, 'airflow:' || :instance || '/');
+
 -- name: look
--- Tell whether a run would find work, and whether runs have claimed, and got something, since the time given.
+-- Find rows that a run would take, one of each kind, and tell whether runs have claimed, and got something, since the time given.
+-- Whether fresh rows count, and those that were tried before, is told.
 SELECT
     clock_timestamp() AS at,
     -- Ordered as the indexes are, or one row in a large table is looked for in all of it.
-    coalesce(
-        (
-            SELECT TRUE FROM processing_queue AS q WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL
-            ORDER BY q.priority DESC, q.queued_at, q.queue_id LIMIT 1
-        ),
-        (
-            SELECT TRUE FROM processing_queue AS q
-            WHERE q.workflow_state = 'retrying' AND q.locked_by IS NULL AND q.next_retry_at <= clock_timestamp()
-            ORDER BY q.next_retry_at, q.queue_id LIMIT 1
-        ),
-        (
-            SELECT TRUE FROM processing_queue AS q
-            WHERE q.locked_by IS NOT NULL AND q.workflow_state IN ('queued', 'processing') AND q.lease_expires_at < clock_timestamp()
-            ORDER BY q.locked_by, q.queue_id LIMIT 1
-        ), FALSE
-    ) AS due,
+    (
+        SELECT q.queue_id FROM processing_queue AS q
+        WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND :fresh
+        ORDER BY q.priority DESC, q.queued_at, q.queue_id LIMIT 1
+    ) AS queued,
+    (
+        SELECT q.queue_id FROM processing_queue AS q
+        WHERE q.workflow_state = 'queued' AND q.locked_by IS NULL AND q.retry_count > 0 AND :tried
+        ORDER BY q.priority DESC, q.queued_at, q.queue_id LIMIT 1
+    ) AS queued_again,
+    (
+        SELECT q.queue_id FROM processing_queue AS q
+        WHERE q.workflow_state = 'retrying' AND q.locked_by IS NULL AND q.next_retry_at <= clock_timestamp()
+            AND (:fresh OR q.retry_count > 0) AND :tried
+        ORDER BY q.next_retry_at, q.queue_id LIMIT 1
+    ) AS retry_due,
+    (
+        SELECT q.queue_id FROM processing_queue AS q
+        WHERE q.locked_by IS NOT NULL AND q.workflow_state IN ('queued', 'processing')
+            AND q.lease_expires_at < clock_timestamp() AND :tried
+        ORDER BY q.locked_by, q.queue_id LIMIT 1
+    ) AS expired,
     EXISTS (SELECT 1 FROM run_claim AS c WHERE c.claimed_at > CAST(:since AS timestamptz)) AS answered,
     EXISTS (
         SELECT 1 FROM run_claim AS c INNER JOIN run_claim_item AS i ON i.owner = c.owner

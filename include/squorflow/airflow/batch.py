@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from squorflow.airflow.operators import make_label
 from squorflow.airflow.ownership import RunOwner, dead_map_indexes, make_liveness
+from squorflow.airflow.weights import FIRST
 from squorflow.config import get_config
 from squorflow.errors import ConfigurationError
 from squorflow.states import WorkflowState
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 PRODUCTS = Asset(name="squorflow_products", uri="squorflow://products")
 """Updated by every run that had products; `schedule=[PRODUCTS]` makes another DAG follow."""
 
+_BY_ITSELF = frozenset({"asset_triggered", "scheduled"})
+"""The types of run that nobody asked for."""
+
 _NEED_ATTENTION = frozenset({WorkflowState.FAILED, WorkflowState.RETRYING, WorkflowState.SUSPENDED})
 _NOT_REACHED = frozenset({WorkflowState.QUEUED, WorkflowState.PROCESSING, WorkflowState.WAITING})
 _ENDED_BADLY = frozenset({"failed", "upstream_failed"})
@@ -41,6 +45,8 @@ FAILURES_SHOWN = 10
 class PullOperator(BaseOperator):
     """Takes back what dead owners hold, releases due retries, claims up to `batch_size` products for this run.
 
+    Goes before all products, like a chore: what it takes back must not queue behind them. A run that started by itself
+    takes only what was tried before while others have enough in hand (`squorflow.workflow.waking`).
     Returns the claimed rows as `{"workflow_id", "product_label"}`: the same ones in the same order when it runs again.
     Reads the run's params `batch_size`, `workflow_ids` and `priority_at_least`.
     """
@@ -50,6 +56,7 @@ class PullOperator(BaseOperator):
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("retries", 3)
         settings.setdefault("retry_delay", timedelta(seconds=5))
+        settings.setdefault("priority_weight", FIRST)
         super().__init__(**settings)
 
     def execute(self, context: Context) -> list[dict[str, str]]:
@@ -57,6 +64,7 @@ class PullOperator(BaseOperator):
         from squorflow.postgres.database import get_database
         from squorflow.recovery.reaper import reap
         from squorflow.workflow.queue import claim_for_run
+        from squorflow.workflow.waking import Allowance, find_allowance
 
         config = get_config()
         database = get_database()
@@ -65,14 +73,21 @@ class PullOperator(BaseOperator):
         report = reap(database, liveness=make_liveness(context["ti"], myself=owner), config=config)
         self.log.info("Before claiming: %s", report.summary())
         params = context["params"]
+        batch_size = int(params["batch_size"])
+        allowance = Allowance.ANYTHING
         with database.begin() as connection:
+            if context["dag_run"].run_type in _BY_ITSELF:
+                allowance = find_allowance(connection, batch_size=batch_size, instance=config.instance)
             claimed = claim_for_run(
                 connection,
                 owner=str(owner),
-                limit=int(params["batch_size"]),
+                limit=0 if allowance is Allowance.NOTHING else batch_size,
                 workflow_ids=[UUID(name) for name in params["workflow_ids"] or ()] or None,
                 priority_at_least=int(params["priority_at_least"]),
+                only_tried=allowance is Allowance.TRIED_BEFORE,
             )
+        if len(claimed) < batch_size and allowance is not Allowance.ANYTHING:
+            self.log.info("Other runs have enough in hand; this one may take: %s.", allowance)
         self.log.info("Claimed %d products for %s.", len(claimed), owner)
         return [
             {
@@ -98,8 +113,8 @@ class CloseOperator(BaseOperator):
     """Gives back what the run never began, says how its products ended, and judges the run.
 
     A run's state comes from its leaves only, so this task fails the run: when the task `pull_task_id` failed, or when
-    more than `WORKFLOW_FAILURE_TOLERANCE` of the products ended `failed`. Where the queue was empty it is skipped, so
-    that no DAG that follows the outlet asset is started for nothing.
+    more than `WORKFLOW_FAILURE_TOLERANCE` of the products ended `failed`. Where it took none it is skipped, so that no
+    DAG that follows the outlet asset is started for nothing.
     """
 
     ui_color = "#dbe9f6"
@@ -108,6 +123,7 @@ class CloseOperator(BaseOperator):
         settings.setdefault("trigger_rule", TriggerRule.ALL_DONE)
         settings.setdefault("retries", 3)
         settings.setdefault("retry_delay", timedelta(seconds=5))
+        settings.setdefault("priority_weight", FIRST)
         super().__init__(**settings)
         self.pull_task_id = pull_task_id
 
@@ -127,8 +143,8 @@ class CloseOperator(BaseOperator):
             given_back = give_back(connection, owner=owner)
             items = list_run_items(connection, owner=owner)
             claimable = count_claimable(connection)
-            if claimable:
-                # Else a backlog would drain at the schedule's speed.
+            if claimable and items:
+                # Else a backlog would drain at the schedule's speed. What this run could not take, no other would.
                 waking.announce(connection)
         unreached = count_unreached(items, states=states)
         for line in summarise(items, given_back=given_back, claimable=claimable):
@@ -142,7 +158,7 @@ class CloseOperator(BaseOperator):
         if verdict is not None:
             raise AirflowFailException(verdict)
         if not items:
-            raise AirflowSkipException("The queue was empty: there was nothing to close.")
+            raise AirflowSkipException("This run took no products: there was nothing to close.")
 
     def _tell_handlers(self) -> None:
         """Deliver events for at most half a minute; what goes wrong there fails no run, and maintenance repeats it."""

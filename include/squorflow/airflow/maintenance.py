@@ -14,6 +14,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from squorflow.airflow.ownership import RunOwner, make_liveness
+from squorflow.airflow.weights import FIRST
 from squorflow.config import get_config
 from squorflow.errors import Cancelled
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 RESTED = timedelta(minutes=1)
 """An operation nobody has worked at for so long has lost its run."""
-
-FIRST = 1_000
-"""Priority of a chore: a product's last stage has eight, and who rescues products must not queue behind them."""
 
 
 class ChoreOperator(BaseOperator):

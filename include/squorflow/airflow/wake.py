@@ -61,13 +61,16 @@ class WorkDueTrigger(BaseEventTrigger):
     async def _watch(self, restraint: Restraint) -> AsyncIterator[TriggerEvent]:
         from asgiref.sync import sync_to_async
 
+        from squorflow.config import get_config
         from squorflow.workflow.waking import Bell
 
         # The triggerer answers questions about connections only in the way of its own that asgiref knows.
         database: Database = await sync_to_async(_open)()
         with ExitStack() as stack:
             stack.callback(database.close)
-            bell = await asyncio.to_thread(stack.enter_context, Bell.hung(database))
+            config = get_config()
+            hanging = Bell.hung(database, batch_size=config.batch_size, instance=config.instance)
+            bell = await asyncio.to_thread(stack.enter_context, hanging)
             # While nobody listened it may have rung.
             rung = True
             while True:

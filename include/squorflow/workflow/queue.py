@@ -140,11 +140,12 @@ def claim_for_run(
     limit: int,
     workflow_ids: Sequence[UUID] | None = None,
     priority_at_least: int = 1,
+    only_tried: bool = False,
 ) -> list[ClaimedItem]:
     """Claim up to `limit` rows for a DAG run and number them; the same owner gets the same answer for ever.
 
     Finished rows stay in the answer, and an empty claim is remembered too. A row that refuses to be claimed is logged
-    and left out. `workflow_ids` claims only among those.
+    and left out. `workflow_ids` claims only among those; `only_tried` claims nothing fresh.
     """
     parameters: dict[str, Any] = {
         "owner": owner,
@@ -155,10 +156,10 @@ def claim_for_run(
     named = None if workflow_ids is None else list(workflow_ids)
     try:
         with connection.begin_nested():
-            if named is None:
-                connection.execute(queries["claim_batch"], parameters)
-            else:
+            if named is not None:
                 connection.execute(queries["claim_named"], {**parameters, "workflow_ids": named})
+            else:
+                connection.execute(queries["claim_tried" if only_tried else "claim_batch"], parameters)
     except Exception as error:
         from squorflow.postgres.database import is_refusal
 
@@ -166,7 +167,8 @@ def claim_for_run(
             raise
     else:
         return list_run_items(connection, owner=owner)
-    for row in connection.execute(queries["claim_run_singly"], {**parameters, "workflow_ids": named}):
+    singly = {**parameters, "workflow_ids": named, "only_tried": only_tried}
+    for row in connection.execute(queries["claim_run_singly"], singly):
         log.error("workflow %s cannot be claimed and was passed over: %s", row.queue_id, row.refusal)
     return list_run_items(connection, owner=owner)
 
