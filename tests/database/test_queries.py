@@ -285,7 +285,7 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
             "waking",
             "look",
             {"since": None, "fresh": False, "tried": True},
-            {"queue_tried_before", "queue_retry_due", "queue_owned", "queue_claimable"},
+            {"queue_tried_before", "queue_retry_due", "queue_owned"},
         ),
         ("waking", "count_in_hand", {"instance": "airflow"}, {"queue_owned"}),
         ("marks", "release_begun", {"owner": RUN, "actor": "a", "reason": "r"}, {"queue_owned", *BY_STATE}),

@@ -35,7 +35,8 @@ SELECT
     (
         SELECT q.queue_id FROM processing_queue AS q
         WHERE q.workflow_state = 'retrying' AND q.locked_by IS NULL AND q.next_retry_at <= clock_timestamp()
-            AND (:fresh OR q.retry_count > 0) AND :tried
+            -- Plus 0: what Postgres knows of the column would have it read all of the state, however few of it are due.
+            AND (:fresh OR q.retry_count + 0 > 0) AND :tried
         ORDER BY q.next_retry_at, q.queue_id LIMIT 1
     ) AS retry_due,
     (
