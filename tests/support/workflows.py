@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import URL, Connection, Row, create_engine, text
 
@@ -188,16 +188,13 @@ def hold_one(database: Database, *, owner: str = RUN, lease: timedelta = LEASE, 
     return Held(workflow_id=workflow_id, token=got.token, owner=owner)
 
 
-def lose_one(database: Database, *, owner: str = "airflow:airflow/product_workflow/lost") -> UUID:
-    """Queue a product, have it begun, lost by its worker, and queued again by the reaper."""
-    (workflow_id,) = enqueue(database)
-    with database.begin() as connection:
-        queue.claim_for_run(connection, owner=f"{owner}/{workflow_id}", limit=1, workflow_ids=[workflow_id])
-    acquire(database, workflow_id, owner=f"{owner}/{workflow_id}", lease=timedelta(0))
+def lose_one(database: Database) -> UUID:
+    """Queue a product, have it begun by a run of its own, lost by its worker, and queued again by the reaper."""
+    held = hold_one(database, owner=f"airflow:airflow/product_workflow/lost_{uuid4()}", lease=timedelta(0))
     reap(database, liveness=nothing_known, config=WorkflowConfig())
-    if get_row(database, workflow_id).locked_by is not None:
+    if get_row(database, held.workflow_id).locked_by is not None:
         raise AssertionError("the reaper has left it")
-    return workflow_id
+    return held.workflow_id
 
 
 def finish(

@@ -72,7 +72,7 @@ class Look:
     due: frozenset[UUID]
     answered: bool
     fruitful: bool
-    fresh: bool = True
+    fresh: bool
 
 
 def announce(connection: Connection) -> None:
