@@ -14,8 +14,10 @@ from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
 from squorflow.recovery import reaper
 from squorflow.recovery.reaper import OwnerLife, nothing_known, reap, release_due
+from squorflow.recovery.unreported import list_silent
 from squorflow.states import Stage, WorkflowState
 from squorflow.workflow import audit, queue
+from squorflow.workflow.leases import Outcome
 from support import workflows
 from support.workflows import LEASE, OTHER_RUN, RUN, Held, enqueue, get_row, get_state, hold_one, rows, value
 
@@ -187,6 +189,110 @@ def test_single_products_of_a_live_run_whose_tasks_ended_are_taken_back(
     assert reap(database, liveness=Runs(run=life), config=config).of_dead_runs == 1
     assert [get_state(database, one) for one in claimed] == ["processing", "queued", "processing"]
     assert _reasons(database, claimed[1]) == [f"worker lost: its tasks in {RUN} have ended"]
+
+
+@pytest.fixture
+def between(database: Database) -> Held:
+    """A product whose image_fetch was written longer ago than a task takes to end."""
+    held = workflows.run_to(database, hold_one(database), stage=Stage.IMAGE_FETCH)
+    workflows.finish(database, held, stage=Stage.IMAGE_FETCH)
+    _written_long_ago(database)
+    return held
+
+
+def _written_long_ago(database: Database, *, seconds: int = 3_600) -> None:
+    rows(
+        database,
+        "UPDATE workflow_checkpoint SET created_at = clock_timestamp() - :ago",
+        ago=timedelta(seconds=seconds),
+    )
+
+
+def _running(stage: Stage, *, map_index: int = 0) -> Runs:
+    return Runs(run=OwnerLife(alive=True, running=frozenset({(map_index, stage)})))
+
+
+def test_a_stage_that_was_written_and_still_runs_in_airflow_has_lost_its_worker(
+    database: Database, config: WorkflowConfig, between: Held
+) -> None:
+    report = reap(database, liveness=_running(Stage.IMAGE_FETCH), config=config)
+    assert (report.unreported, report.released, report.of_dead_runs) == (1, 1, 0)
+    assert "1 rows taken back whose worker never told Airflow" in report.summary()
+    row = get_row(database, between.workflow_id)
+    assert (row.workflow_state, row.stage, row.locked_by, row.retry_count) == ("queued", "enrichment", None, 1)
+    assert _reasons(database, between.workflow_id) == [
+        f"worker lost: its task of image_fetch in {RUN} ended before Airflow heard that it was done"
+    ]
+
+
+def test_its_own_run_takes_it_up_if_it_comes_first(database: Database, config: WorkflowConfig, between: Held) -> None:
+    reap(database, liveness=_running(Stage.IMAGE_FETCH), config=config)
+    assert workflows.claim(database, owner=OTHER_RUN) == [between.workflow_id]
+    own = workflows.acquire(database, between.workflow_id, stage=Stage.ENRICHMENT)
+    assert own.outcome is Outcome.ACQUIRED
+    late = workflows.acquire(database, between.workflow_id, stage=Stage.ENRICHMENT, owner=OTHER_RUN)
+    assert late.detail == f"it is owned by {RUN}"
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        pytest.param(Runs(run=ALIVE), id="it waits for a place"),
+        pytest.param(_running(Stage.DISCOVERY), id="an earlier stage was cleared"),
+        pytest.param(_running(Stage.ENRICHMENT), id="the next one begins"),
+        pytest.param(_running(Stage.IMAGE_FETCH, map_index=1), id="another product's task"),
+        pytest.param(Runs(), id="nothing is known"),
+    ],
+)
+def test_what_may_go_on_by_itself_between_two_stages_is_left_alone(
+    database: Database, config: WorkflowConfig, between: Held, runs: Runs
+) -> None:
+    before = get_row(database, between.workflow_id)
+    assert reap(database, liveness=runs, config=config).unreported == 0
+    assert get_row(database, between.workflow_id) == before
+
+
+@pytest.mark.parametrize(("lease", "ago", "unreported"), [(4, 8, 0), (4, 12, 1), (60, 50, 0), (60, 70, 1)])
+def test_a_task_has_a_lease_and_at_least_ten_seconds_to_end_after_its_stage_was_written(
+    database: Database, between: Held, lease: int, ago: int, unreported: int
+) -> None:
+    _written_long_ago(database, seconds=ago)
+    config = WorkflowConfig(lock_timeout=timedelta(seconds=lease), instance="airflow")
+    assert reap(database, liveness=_running(Stage.IMAGE_FETCH), config=config).unreported == unreported
+    assert (get_row(database, between.workflow_id).locked_by is None) == bool(unreported)
+
+
+def test_what_has_been_taken_up_while_airflow_was_asked_is_left_alone(
+    database: Database, config: WorkflowConfig, between: Held
+) -> None:
+    def slow(owners: Sequence[str]) -> Mapping[str, OwnerLife]:
+        workflows.acquire(database, between.workflow_id, stage=Stage.ENRICHMENT)
+        return _running(Stage.IMAGE_FETCH)(owners)
+
+    assert reap(database, liveness=slow, config=config).unreported == 0
+    assert get_row(database, between.workflow_id).lease_expires_at is not None
+
+
+def test_one_that_was_taken_up_and_finished_meanwhile_is_told_by_its_token(
+    database: Database, config: WorkflowConfig, between: Held
+) -> None:
+    def slow(owners: Sequence[str]) -> Mapping[str, OwnerLife]:
+        got = workflows.acquire(database, between.workflow_id, stage=Stage.ENRICHMENT)
+        held = Held(workflow_id=between.workflow_id, token=got.token, owner=RUN)
+        workflows.finish(database, held, stage=Stage.ENRICHMENT)
+        return _running(Stage.IMAGE_FETCH)(owners)
+
+    assert reap(database, liveness=slow, config=config).unreported == 0
+
+
+def test_a_wait_between_looks_and_a_worker_process_are_never_silent(database: Database, config: WorkflowConfig) -> None:
+    waiting = workflows.run_to(database, hold_one(database), stage=Stage.IMAGE_FETCH)
+    workflows.wait(database, waiting)
+    worker = hold_one(database, owner=WORKER)
+    workflows.finish(database, worker, keep_lease=LEASE)
+    _written_long_ago(database)
+    with database.begin() as connection:
+        assert list_silent(connection, config=config) == []
 
 
 @pytest.mark.parametrize("state", list(WorkflowState))

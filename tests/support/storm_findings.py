@@ -7,7 +7,7 @@ are handed in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -73,6 +73,9 @@ _LEFT = {
 }
 """What must not be left over."""
 
+UNREPORTED = "before Airflow heard"
+"""In the reaper's reason for a stage that had been written when its worker died."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
@@ -123,7 +126,7 @@ def measure_recoveries(ground: Ground, injuries: Sequence[Injury]) -> list[Recov
 
     Where the trail says that a worker was lost, that is until the next `processing`, without the delay the failing row
     names. Where the stage had been written before the death, or the task survived its supervisor, nothing was lost:
-    until the next finished stage.
+    until the next finished stage. What was hit again before that ran again when the task began that was hit.
     """
     measured = []
     for injury in injuries:
@@ -131,7 +134,9 @@ def measure_recoveries(ground: Ground, injuries: Sequence[Injury]) -> list[Recov
             continue
         found = _measure(ground, injury)
         if found is not None:
-            measured.append(found)
+            later = [one.begun for one in injuries if one.workflow_id == injury.workflow_id and one.begun is not None]
+            again = [(begun - injury.at).total_seconds() for begun in later if begun > injury.at]
+            measured.append(replace(found, seconds=min([found.seconds, *again])))
     return measured
 
 
@@ -215,7 +220,8 @@ def _measure(ground: Ground, injury: Injury) -> Recovery | None:
     if again is None:
         return None
     backoff = timedelta(seconds=float(first.metadata.get("retry_after") or 0))
-    return _recovery(injury, again - backoff, lost="worker lost" in first.reason, begun=begun)
+    lost = "worker lost" in first.reason and UNREPORTED not in first.reason
+    return _recovery(injury, again - backoff, lost=lost, begun=begun)
 
 
 def _recovery(injury: Injury, at: datetime, *, lost: bool, begun: int) -> Recovery:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from squorflow.recovery.reaper import Liveness, OwnerLife
+    from squorflow.states import Stage
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def make_liveness(lookup: RunLookup, *, myself: RunOwner) -> Liveness:
     from squorflow.recovery.reaper import OwnerLife
 
     def dead() -> OwnerLife:
-        return OwnerLife(alive=False, dead_map_indexes=frozenset())
+        return OwnerLife(alive=False)
 
     def life_of(owner: RunOwner) -> OwnerLife:
         if owner != myself:
@@ -132,8 +133,9 @@ def make_liveness(lookup: RunLookup, *, myself: RunOwner) -> Liveness:
                 return dead()
             if lookup.get_dr_count(owner.dag_id, run_ids=[owner.run_id], states=LIVE_RUN_STATES) == 0:
                 return dead()
-        states = lookup.get_task_states(owner.dag_id, task_group_id=PRODUCT_GROUP, run_ids=[owner.run_id])
-        return OwnerLife(alive=True, dead_map_indexes=dead_map_indexes(states.get(owner.run_id, {})))
+        answer = lookup.get_task_states(owner.dag_id, task_group_id=PRODUCT_GROUP, run_ids=[owner.run_id])
+        states = answer.get(owner.run_id, {})
+        return OwnerLife(alive=True, dead_map_indexes=dead_map_indexes(states), running=find_running(states))
 
     def liveness(owners: Sequence[str]) -> dict[str, OwnerLife]:
         lives: dict[str, OwnerLife] = {}
@@ -166,3 +168,22 @@ def dead_map_indexes(states: Mapping[str, str | None]) -> frozenset[int]:
         elif state in _STILL_GOING:
             still_going.add(int(index))
     return frozenset(ended_badly - still_going)
+
+
+def find_running(states: Mapping[str, str | None]) -> frozenset[tuple[int, Stage]]:
+    """Return which stages of which map indexes Airflow believes to be running; `states` as for `dead_map_indexes`."""
+    running = set()
+    for key, state in states.items():
+        task_id, _, index = key.rpartition("_")
+        stage = stage_of(task_id) if state == "running" and index.isdecimal() else None
+        if stage is not None:
+            running.add((int(index), stage))
+    return frozenset(running)
+
+
+def stage_of(task_id: str) -> Stage | None:
+    """Return the stage that a task of the mapped group runs; `None` for other tasks."""
+    from squorflow.states import Stage
+
+    group, _, name = task_id.rpartition(".")
+    return Stage(name) if group == PRODUCT_GROUP and name in set(Stage) else None

@@ -1,15 +1,18 @@
 """Starts `product_workflow` when work is due: the trigger that lives in the triggerer, and the schedule that hears it.
 
 Owns how long it waits and what happens when Postgres goes away. When work is due, and when that is worth a run, is
-`squorflow.workflow.waking`. The cron half of the schedule covers what is missed while no triggerer runs.
+`squorflow.workflow.waking`; Airflow is asked whether what is between two stages still has a task to bring it on. The
+cron half of the schedule covers what is missed while no triggerer runs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
 from airflow.sdk.exceptions import AirflowTimetableInvalid
@@ -18,7 +21,10 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from squorflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from squorflow.config import WorkflowConfig
     from squorflow.postgres.database import Database
+    from squorflow.recovery.reaper import OwnerLife
+    from squorflow.recovery.unreported import Silent
     from squorflow.workflow.waking import Bell, Restraint
 
 LOOK_EVERY_SECONDS = 10
@@ -75,6 +81,7 @@ class WorkDueTrigger(BaseEventTrigger):
             rung = True
             while True:
                 look = await asyncio.to_thread(bell.look, since=restraint.since)
+                look = replace(look, due=look.due | await _find_lost(database, config=config))
                 if restraint.allows(look, rung=rung):
                     yield TriggerEvent({"due_at": look.at.isoformat()})  # type: ignore[no-untyped-call]  # Airflow's
                 rung = await _wait(bell)
@@ -88,6 +95,36 @@ async def _wait(bell: Bell) -> bool:
         if await asyncio.to_thread(bell.wait, 1.0):
             return True
     return False
+
+
+async def _find_lost(database: Database, *, config: WorkflowConfig) -> frozenset[UUID]:
+    """Find what is between two stages and has no task any more to bring it on; asks Airflow only where there may be."""
+    from asgiref.sync import sync_to_async
+
+    from squorflow.recovery.unreported import find_lost
+
+    silent = await asyncio.to_thread(_list_silent, database, config=config)
+    if not silent:
+        return frozenset()
+    lives = await sync_to_async(_ask_airflow)(sorted({one.owner for one in silent}), config=config)
+    return frozenset(one.workflow_id for one in find_lost(silent, lives=lives))
+
+
+def _list_silent(database: Database, *, config: WorkflowConfig) -> list[Silent]:
+    from squorflow.recovery.unreported import list_silent
+
+    with database.begin() as connection:
+        return list_silent(connection, config=config)
+
+
+def _ask_airflow(owners: Sequence[str], *, config: WorkflowConfig) -> Mapping[str, OwnerLife]:
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    from squorflow.airflow.ownership import OwnerKind, RunOwner, make_liveness
+
+    # No run asks here, but the triggerer, whose supervisor answers as a task's does.
+    nobody = RunOwner(kind=OwnerKind.AIRFLOW, instance=config.instance, dag_id="", run_id="")
+    return make_liveness(RuntimeTaskInstance, myself=nobody)(owners)
 
 
 def _open() -> Database:

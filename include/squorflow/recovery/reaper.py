@@ -1,4 +1,4 @@
-"""Brings abandoned work back: expired leases, rows of runs that are over, retries that are due.
+"""Brings abandoned work back: expired leases, rows of runs that are over or whose tasks are lost, retries that are due.
 
 Owns when a row counts as abandoned. Whether an Airflow run lives it is told by a function from `squorflow.airflow`;
 what it is not told about it leaves alone. Every batch is a transaction of its own, so it may be killed anywhere.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import is_refusal
 from squorflow.postgres.queries import load
+from squorflow.recovery.unreported import Silent, find_unreported, list_silent
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
 
     from squorflow.postgres.database import Database
+    from squorflow.states import Stage
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +34,13 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerLife:
-    """What is known of a run: whether it lives, and which of a live run's map indexes have ended without success."""
+    """What is known of a run: whether it lives, and of a live one what has become of its products' tasks."""
 
     alive: bool
     dead_map_indexes: frozenset[int] = frozenset()
+    """Those whose tasks have ended without success."""
+    running: frozenset[tuple[int, Stage]] = frozenset()
+    """By map index, the stages that Airflow believes to be running."""
 
 
 class Liveness(Protocol):
@@ -58,6 +63,7 @@ class ReapReport:
     expired: int
     of_dead_runs: int
     released: int
+    unreported: int = 0
     passed_over: int = 0
 
     def summary(self) -> str:
@@ -66,6 +72,8 @@ class ReapReport:
             f"{self.expired} rows with expired leases and {self.of_dead_runs} of ended runs taken back, "
             f"{self.released} due retries queued"
         )
+        if self.unreported:
+            said += f"; {self.unreported} rows taken back whose worker never told Airflow that their stage was done"
         return f"{said}; {self.passed_over} rows refused" if self.passed_over else said
 
 
@@ -75,6 +83,7 @@ def reap(database: Database, *, liveness: Liveness, config: WorkflowConfig) -> R
     instance = {"instance": config.instance}
     expired = _repeat(database, "abandon_expired", instance, passed_over=passed_over)
     with database.begin() as connection:
+        silent = list_silent(connection, config=config)
         owners = list(connection.execute(load("reaper")["list_owners"], instance).scalars())
     lives = liveness(owners) if owners else {}
     dead = sorted(owner for owner, life in lives.items() if not life.alive)
@@ -83,9 +92,28 @@ def reap(database: Database, *, liveness: Liveness, config: WorkflowConfig) -> R
         if life.alive and life.dead_map_indexes:
             parameters = {"owner": owner, "map_indexes": sorted(life.dead_map_indexes)}
             of_dead_runs += _repeat(database, "abandon_dead_indexes", parameters, passed_over=passed_over)
+    unreported = _abandon_unreported(database, find_unreported(silent, lives=lives), passed_over=passed_over)
     released = release_due(database, passed_over=passed_over)
     _fold_counters(database)
-    return ReapReport(expired=expired, of_dead_runs=of_dead_runs, released=released, passed_over=len(passed_over))
+    return ReapReport(
+        expired=expired,
+        of_dead_runs=of_dead_runs,
+        released=released,
+        unreported=unreported,
+        passed_over=len(passed_over),
+    )
+
+
+def _abandon_unreported(database: Database, lost: Sequence[Silent], *, passed_over: set[UUID]) -> int:
+    """Take them back, but for those that somebody has taken up meanwhile."""
+    if not lost:
+        return 0
+    parameters = {
+        "workflow_ids": [one.workflow_id for one in lost],
+        "stages": [one.stage.value for one in lost],
+        "tokens": [one.token for one in lost],
+    }
+    return _repeat(database, "abandon_unreported", parameters, passed_over=passed_over)
 
 
 def release_due(database: Database, *, passed_over: set[UUID] | None = None) -> int:
