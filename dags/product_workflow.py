@@ -28,7 +28,7 @@ from squorflow.airflow.batch import PRODUCTS, CloseOperator, PullOperator
 from squorflow.airflow.operators import StageOperator
 from squorflow.airflow.ownership import PRODUCT_GROUP
 from squorflow.airflow.wake import make_schedule
-from squorflow.airflow.weights import EXPRESS_FIRST
+from squorflow.airflow.weights import OLDEST_FIRST
 from squorflow.config import get_config
 from squorflow.states import Stage
 from squorflow.workflow.queue import LARGEST_CLAIM
@@ -90,9 +90,9 @@ def product_workflow() -> None:
                 workflow_id=workflow_id,
                 product_label=product_label,
                 pool=POOLS.get(stage, "default_pool"),
-                # Products are finished before others are begun.
+                # Its place; what has begun goes before what has not.
                 priority_weight=place,
-                weight_rule=EXPRESS_FIRST,
+                weight_rule=OLDEST_FIRST,
             )
             if before is not None:
                 before >> run

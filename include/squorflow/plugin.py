@@ -12,7 +12,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from squorflow.airflow import listener, preload
-from squorflow.airflow.weights import ExpressFirst
+from squorflow.airflow.weights import OldestFirst
 from squorflow.dashboard import address
 
 
@@ -21,7 +21,7 @@ class SquorflowPlugin(AirflowPlugin):
 
     name = "squorflow"
     listeners: list[Any] = [preload, listener]  # noqa: RUF012 - Airflow declares it so
-    priority_weight_strategies: list[Any] = [ExpressFirst]  # noqa: RUF012 - the same
+    priority_weight_strategies: list[Any] = [OldestFirst]  # noqa: RUF012 - the same
 
     # Without a leading slash: Airflow's page says what its addresses are relative to, also behind a proxy's path.
     external_views: list[Any] = [  # noqa: RUF012 - the same

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squorflow.airflow.ownership import OwnerKind, RunOwner, actor_name, dead_map_indexes, make_liveness
+from squorflow.airflow.ownership import (
+    OwnerKind,
+    RunOwner,
+    actor_name,
+    dead_map_indexes,
+    find_running,
+    make_liveness,
+    stage_of,
+)
+from squorflow.states import Stage
 from support.airflow_runs import RUN, make_context
 
 ME = RunOwner(kind=OwnerKind.AIRFLOW, instance="airflow", dag_id="product_workflow", run_id="me")
@@ -97,6 +106,7 @@ def test_a_live_run_is_alive_and_names_its_dead_products() -> None:
     lives = make_liveness(Airflow({"other": states}), myself=ME)([owner("other")])
     assert lives[owner("other")].alive
     assert lives[owner("other")].dead_map_indexes == {0}
+    assert lives[owner("other")].running == {(1, Stage.SCORING)}
 
 
 def test_a_live_run_without_tasks_yet_is_alive() -> None:
@@ -157,3 +167,28 @@ def test_a_product_between_two_stages_is_not_dead() -> None:
 
 def test_unmapped_tasks_say_nothing_about_products() -> None:
     assert dead_map_indexes({"pull": "failed", "product.image_fetch": "upstream_failed"}) == frozenset()
+
+
+@pytest.mark.parametrize("state", ["queued", "scheduled", "deferred", "up_for_retry", "restarting", "success", None])
+def test_only_a_running_task_is_running(state: str | None) -> None:
+    assert find_running({"product.image_fetch_7": state, "product.image_fetch_12": "running"}) == {
+        (12, Stage.IMAGE_FETCH)
+    }
+
+
+def test_running_tasks_that_are_no_stages_of_products_are_passed_over() -> None:
+    states = {
+        "pull": "running",
+        "other.scoring_1": "running",
+        "product.scoring": "running",
+        "product.else_1": "running",
+    }
+    assert find_running(states) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("task_id", "stage"),
+    [("product.image_fetch", Stage.IMAGE_FETCH), ("image_fetch", None), ("product.pull", None), ("close", None)],
+)
+def test_the_stage_of_a_task(task_id: str, stage: Stage | None) -> None:
+    assert stage_of(task_id) is stage

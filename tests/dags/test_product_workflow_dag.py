@@ -18,7 +18,7 @@ from squorflow.airflow.batch import PRODUCTS
 from squorflow.airflow.operators import StageOperator
 from squorflow.airflow.retry import AIRFLOW_RETRIES, WorkflowRetryPolicy
 from squorflow.airflow.wake import WORK, WorkDueTrigger, make_schedule
-from squorflow.airflow.weights import MOST_EXPRESS
+from squorflow.airflow.weights import MOST_EXPRESS, seconds_since_epoch
 from squorflow.config import WorkflowConfig
 from squorflow.errors import ConfigurationError
 from squorflow.stages import STAGE_MODULES
@@ -71,7 +71,10 @@ def test_close_updates_the_asset_that_other_dags_follow(dag: DAG) -> None:
     assert Asset(name="squorflow_products", uri="squorflow://products") == PRODUCTS
 
 
-def weigh(dag: DAG, map_index: int) -> list[int]:
+OLDER, NEWER = "scheduled__2026-11-30T17:52:50+00:00", "asset_triggered__2026-11-30T17:52:51.577662+00:00_ti9jJeo5"
+
+
+def weigh(dag: DAG, map_index: int, *, run_id: str = NEWER) -> list[int]:
     """Return what Airflow stores as the weights of a product's tasks, stage by stage."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.serialization.serialized_objects import DagSerialization
@@ -79,14 +82,45 @@ def weigh(dag: DAG, map_index: int) -> list[int]:
     stored = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
     tasks = [stored.get_task(task_id) for task_id in GROUP]
     return [
-        TaskInstance(task, dag_version_id=None, run_id="run", map_index=map_index).priority_weight for task in tasks
+        TaskInstance(task, dag_version_id=None, run_id=run_id, map_index=map_index).priority_weight for task in tasks
     ]
 
 
-@pytest.mark.parametrize("map_index", [-1, 0, MOST_EXPRESS])
-def test_products_are_finished_before_others_are_begun(dag: DAG, map_index: int) -> None:
-    weights = weigh(dag, map_index)
+def test_what_has_begun_goes_by_age_whatever_its_stage_and_before_what_has_not(dag: DAG) -> None:
+    for map_index in (MOST_EXPRESS, 500):
+        older, newer = (weigh(dag, map_index, run_id=run_id) for run_id in (OLDER, NEWER))
+        assert len(set(older[1:])) == len(set(newer[1:])) == 1
+        assert older[1] > newer[1] > older[0] > newer[0]
+
+
+def test_products_give_way_to_the_tasks_of_other_dags(dag: DAG) -> None:
+    assert max(weigh(dag, MOST_EXPRESS, run_id=OLDER)) < 0
+
+
+def test_a_runs_first_products_are_finished_before_others_of_them_are_begun(dag: DAG) -> None:
+    weights = weigh(dag, 0)
     assert weights == sorted(set(weights))
+
+
+@pytest.mark.parametrize(
+    ("run_id", "seconds"),
+    [
+        ("manual__2026-01-01T00:01:00+00:00_x", 60),
+        ("scheduled__2026-01-01T02:00:00.999999+02:00", 0),
+        ("backfill__2020-01-01T00:00:00+00:00", 0),
+        ("manual__2026-01-02T00:00:00Z", 86_400),
+        ("of the year 9999-12-31T23:59:59+00:00", 999_999_999),
+    ],
+)
+def test_the_age_of_a_run_is_in_its_id(run_id: str, seconds: int) -> None:
+    assert seconds_since_epoch(run_id) == seconds
+
+
+@pytest.mark.parametrize("run_id", ["", "my run", "2026-11-30", "2026-11-30T10:00:00", "2026-99-99T99:99:99Z"])
+def test_a_run_without_a_time_in_its_id_counts_as_of_now(run_id: str) -> None:
+    before, weight, after = (seconds_since_epoch(one) for one in ("", run_id, ""))
+    assert before <= weight <= after
+    assert before > seconds_since_epoch(NEWER)
 
 
 def test_the_first_products_of_a_run_go_before_all_others(dag: DAG) -> None:

@@ -259,6 +259,25 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
         ),
         ("reaper", "list_owners", {"instance": "airflow"}, {"queue_owned"}),
         (
+            "reaper",
+            "list_silent",
+            {"instance": "airflow", "silence": timedelta(seconds=30)},
+            {"queue_owned", *BY_KEY, *BY_STATE},
+        ),
+        (
+            "reaper",
+            "abandon_unreported",
+            {
+                "actor": "reaper",
+                "batch_size": 500,
+                "workflow_ids": [UUID(int=1)],
+                "stages": ["discovery"],
+                "tokens": [1],
+                "passed_over": [],
+            },
+            {"queue_owned", *BY_KEY},
+        ),
+        (
             "series",
             "count_completions",
             {"time_range": timedelta(days=1), "slice_seconds": 1800},

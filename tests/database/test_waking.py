@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from queue import Queue
 from typing import Any
 from uuid import UUID
 
@@ -16,8 +17,8 @@ from squorflow.airflow import wake
 from squorflow.airflow.wake import WorkDueTrigger
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
-from squorflow.recovery.reaper import nothing_known, reap
-from squorflow.states import WorkflowState
+from squorflow.recovery.reaper import OwnerLife, nothing_known, reap
+from squorflow.states import Stage, WorkflowState
 from squorflow.workflow import queue, waking
 from squorflow.workflow.actions import PersonAction, act
 from squorflow.workflow.leases import Outcome
@@ -369,3 +370,60 @@ def test_what_came_while_it_was_cut_off_is_not_left_until_its_patience_ends(
             await anext(events)
 
     asyncio.run(program())
+
+
+@pytest.fixture
+def between(database: Database) -> Held:
+    """A product of a run that is between two stages for longer than a task takes to end."""
+    held = hold_one(database)
+    workflows.finish(database, held)
+    rows(database, "UPDATE workflow_checkpoint SET created_at = clock_timestamp() - interval '1 hour'")
+    return held
+
+
+@pytest.mark.parametrize(
+    ("life", "wakes"),
+    [
+        pytest.param(OwnerLife(alive=True, running=frozenset({(0, Stage.DISCOVERY)})), 1, id="Airflow never heard"),
+        pytest.param(OwnerLife(alive=False), 1, id="the run is gone"),
+        pytest.param(OwnerLife(alive=True, dead_map_indexes=frozenset({0})), 1, id="its tasks have ended"),
+        pytest.param(OwnerLife(alive=True), 0, id="it waits for a place"),
+        pytest.param(OwnerLife(alive=True, running=frozenset({(0, Stage.IMAGE_FETCH)})), 0, id="the next one begins"),
+        pytest.param(None, 0, id="Airflow does not say"),
+    ],
+)
+def test_it_wakes_for_what_is_between_two_stages_only_if_no_task_will_bring_it_on(
+    trigger: WorkDueTrigger, between: Held, monkeypatch: pytest.MonkeyPatch, life: OwnerLife | None, wakes: int
+) -> None:
+    asked = Queue[list[str]]()
+
+    def answer(owners: list[str], *, config: WorkflowConfig) -> dict[str, OwnerLife]:
+        assert config.instance == "airflow"
+        asked.put(owners)
+        return {between.owner: life} if life else {}
+
+    monkeypatch.setattr(wake, "_ask_airflow", answer)
+
+    async def program() -> int:
+        async with heard(trigger) as events:
+            assert await asyncio.to_thread(asked.get, timeout=30) == [between.owner]
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(count_until_quiet(events), PATIENCE_SECONDS if wakes else 3)
+            return 0
+
+    assert asyncio.run(program()) == wakes
+
+
+def test_airflow_is_not_asked_while_nothing_is_silent(
+    database: Database, trigger: WorkDueTrigger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wake, "_ask_airflow", lambda owners, **_: pytest.fail(f"asked about {owners}"))
+    workflows.finish(database, hold_one(database))
+    hold_one(database, owner=OTHER_RUN)
+    enqueue(database)
+
+    async def program() -> int:
+        async with heard(trigger) as events:
+            return await count_until_quiet(events)
+
+    assert asyncio.run(program()) == 1

@@ -89,6 +89,21 @@ def _kill_both(scene: Scene) -> None:
     scene.wait_for_state("completed")
 
 
+@scenario("kill -9 of task and supervisor once the stage is written, before Airflow hears of it")
+def _kill_both_after_the_stage(scene: Scene) -> None:
+    with scene.held():
+        scene.queue()
+        task = scene.wait_until_asked()
+        assert task.supervisor is not None
+        # It would pass on that the task is done.
+        scene.ground.send(task.supervisor, signal.SIGSTOP)
+    scene.wait_until_written()
+    scene.hit()
+    scene.ground.send(task.supervisor, signal.SIGKILL)
+    scene.ground.send(task.process, signal.SIGKILL)
+    scene.wait_for_state("completed")
+
+
 @scenario("kill -9 of the scheduler with its workers, then a new one")
 def _kill_scheduler(scene: Scene) -> None:
     with scene.held():

@@ -88,6 +88,13 @@ class Scene:
             )
         )
 
+    def wait_until_written(self, stage: Stage = Stage.ENRICHMENT) -> None:
+        """Wait until the product's stage is done, as far as Postgres knows."""
+        query = "SELECT 1 FROM workflow_checkpoint WHERE workflow_id = :id AND stage = :stage"
+        self.ground.wait_for(
+            lambda: self.ground.query(query, id=self.workflow_id, stage=stage.value), what=f"{stage} to be written"
+        )
+
     def state(self) -> str:
         """Return the product's state."""
         ((state,),) = self.ground.query(
