@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -15,10 +16,10 @@ from squorflow.airflow.ownership import (
     RunOwner,
     actor_name,
     dead_map_indexes,
-    find_running,
     make_liveness,
-    stage_of,
+    make_still_running,
 )
+from squorflow.recovery.unreported import Silent
 from squorflow.states import Stage
 from support.airflow_runs import RUN, make_context
 
@@ -42,7 +43,10 @@ class Airflow:
         self.asked += run_ids
         return sum(run_id in self.runs for run_id in run_ids)
 
-    def get_task_states(self, dag_id: str, *, task_group_id: str, run_ids: list[str]) -> Mapping[str, Any]:
+    def get_task_states(
+        self, dag_id: str, *, task_ids: list[str] | None = None, task_group_id: str | None = None, run_ids: list[str]
+    ) -> Mapping[str, Any]:
+        assert task_ids is None
         assert (dag_id, task_group_id) == ("product_workflow", "product")
         return {run_id: self.runs[run_id] for run_id in run_ids if self.runs[run_id]}
 
@@ -106,7 +110,6 @@ def test_a_live_run_is_alive_and_names_its_dead_products() -> None:
     lives = make_liveness(Airflow({"other": states}), myself=ME)([owner("other")])
     assert lives[owner("other")].alive
     assert lives[owner("other")].dead_map_indexes == {0}
-    assert lives[owner("other")].running == {(1, Stage.SCORING)}
 
 
 def test_a_live_run_without_tasks_yet_is_alive() -> None:
@@ -169,26 +172,63 @@ def test_unmapped_tasks_say_nothing_about_products() -> None:
     assert dead_map_indexes({"pull": "failed", "product.image_fetch": "upstream_failed"}) == frozenset()
 
 
-@pytest.mark.parametrize("state", ["queued", "scheduled", "deferred", "up_for_retry", "restarting", "success", None])
-def test_only_a_running_task_is_running(state: str | None) -> None:
-    assert find_running({"product.image_fetch_7": state, "product.image_fetch_12": "running"}) == {
-        (12, Stage.IMAGE_FETCH)
-    }
+class Tasks(Airflow):
+    """Answers about single tasks, as the execution API does, and remembers the questions."""
+
+    def __init__(self, runs: Mapping[str, Mapping[str, str | None]]) -> None:
+        super().__init__(runs)
+        self.questions: list[tuple[str, list[str], list[str]]] = []
+
+    def get_task_states(
+        self, dag_id: str, *, task_ids: list[str] | None = None, task_group_id: str | None = None, run_ids: list[str]
+    ) -> Mapping[str, Any]:
+        assert task_ids is not None
+        assert task_group_id is None
+        self.questions.append((dag_id, task_ids, run_ids))
+        return {
+            run_id: {key: state for key, state in self.runs[run_id].items() if key.rpartition("_")[0] in task_ids}
+            for run_id in run_ids
+            if run_id in self.runs
+        }
 
 
-def test_running_tasks_that_are_no_stages_of_products_are_passed_over() -> None:
-    states = {
-        "pull": "running",
-        "other.scoring_1": "running",
-        "product.scoring": "running",
-        "product.else_1": "running",
-    }
-    assert find_running(states) == frozenset()
+def silent(map_index: int, stage: Stage = Stage.IMAGE_FETCH, *, owner: str = owner("a")) -> Silent:
+    return Silent(workflow_id=uuid4(), owner=owner, map_index=map_index, stage=stage, token=1)
 
 
 @pytest.mark.parametrize(
-    ("task_id", "stage"),
-    [("product.image_fetch", Stage.IMAGE_FETCH), ("image_fetch", None), ("product.pull", None), ("close", None)],
+    "state", ["queued", "scheduled", "deferred", "up_for_retry", "restarting", "success", "failed", None]
 )
-def test_the_stage_of_a_task(task_id: str, stage: Stage | None) -> None:
-    assert stage_of(task_id) is stage
+def test_only_a_running_task_runs(state: str | None) -> None:
+    airflow = Tasks({"a": {"product.image_fetch_7": state, "product.image_fetch_12": "running"}})
+    asked = [silent(7), silent(12), silent(1)]
+    assert make_still_running(airflow)(asked) == [asked[1]]
+
+
+def test_it_is_the_done_stage_of_this_run_that_is_asked_about_in_one_question() -> None:
+    airflow = Tasks(
+        {
+            "a": {"product.image_fetch_1": "success", "product.enrichment_1": "running"},
+            "b": {"product.image_fetch_1": "running", "product.enrichment_1": None},
+        }
+    )
+    asked = [silent(1), silent(1, owner=owner("b")), silent(1, Stage.DISCOVERY), silent(1, owner=owner("gone"))]
+    assert make_still_running(airflow)(asked) == [asked[1]]
+    assert airflow.questions == [
+        ("product_workflow", ["product.discovery", "product.image_fetch"], ["a", "b", "gone"]),
+    ]
+
+
+def test_of_what_airflow_does_not_answer_nothing_runs(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Tasks):
+        def get_task_states(self, dag_id: str, **_: Any) -> Mapping[str, Any]:  # type: ignore[override]
+            raise ConnectionError(f"no answer about {dag_id}")
+
+    assert make_still_running(Broken({}))([silent(1)]) == []
+    assert "ConnectionError: no answer about product_workflow" in caplog.text
+
+
+def test_owners_that_are_no_runs_are_not_asked_about() -> None:
+    airflow = Tasks({})
+    assert make_still_running(airflow)([silent(1, owner="worker:host/7/0c9d")]) == []
+    assert airflow.questions == []

@@ -259,7 +259,7 @@ def test_a_claim_walks_the_index_of_claimable_rows_and_sorts_nothing(
         ),
         ("reaper", "list_owners", {"instance": "airflow"}, {"queue_owned"}),
         (
-            "reaper",
+            "unreported",
             "list_silent",
             {"instance": "airflow", "silence": timedelta(seconds=30)},
             {"queue_owned", *BY_KEY, *BY_STATE},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import UUID
@@ -12,13 +12,14 @@ import pytest
 
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
-from squorflow.recovery import reaper
+from squorflow.recovery import reaper, unreported
 from squorflow.recovery.reaper import OwnerLife, nothing_known, reap, release_due
-from squorflow.recovery.unreported import list_silent
+from squorflow.recovery.unreported import Silent, list_silent
 from squorflow.states import Stage, WorkflowState
 from squorflow.workflow import audit, queue
 from squorflow.workflow.leases import Outcome
 from support import workflows
+from support.storm_findings import UNREPORTED
 from support.workflows import LEASE, OTHER_RUN, RUN, Held, enqueue, get_row, get_state, hold_one, rows, value
 
 WORKER = "worker:host/7/0c9d"
@@ -208,25 +209,66 @@ def _written_long_ago(database: Database, *, seconds: int = 3_600) -> None:
     )
 
 
-def _running(stage: Stage, *, map_index: int = 0) -> Runs:
-    return Runs(run=OwnerLife(alive=True, running=frozenset({(map_index, stage)})))
+RUNS, ENDED = True, False
+
+
+class Tasks:
+    """Says which done stages still run, one answer after the other, and remembers what it was asked."""
+
+    def __init__(self, *answers: bool, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self.answers = list(answers)
+        self.meanwhile = meanwhile
+        self.asked: list[list[Silent]] = []
+
+    def __call__(self, silent: Sequence[Silent]) -> Sequence[Silent]:
+        self.asked.append(list(silent))
+        if self.answers.pop(0):
+            self.meanwhile()
+            return silent
+        return ()
+
+
+@pytest.fixture(autouse=True)
+def _no_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unreported, "DOUBT", timedelta(0))
 
 
 def test_a_stage_that_was_written_and_still_runs_in_airflow_has_lost_its_worker(
     database: Database, config: WorkflowConfig, between: Held
 ) -> None:
-    report = reap(database, liveness=_running(Stage.IMAGE_FETCH), config=config)
+    tasks = Tasks(RUNS, RUNS)
+    report = reap(database, liveness=Runs(run=ALIVE), still_running=tasks, config=config)
+    silent = Silent(
+        workflow_id=between.workflow_id, owner=RUN, map_index=0, stage=Stage.IMAGE_FETCH, token=between.token
+    )
+    assert tasks.asked == [[silent], [silent]]
     assert (report.unreported, report.released, report.of_dead_runs) == (1, 1, 0)
-    assert "1 rows taken back whose worker never told Airflow" in report.summary()
+    assert "1 rows taken back of which Airflow was not told" in report.summary()
     row = get_row(database, between.workflow_id)
     assert (row.workflow_state, row.stage, row.locked_by, row.retry_count) == ("queued", "enrichment", None, 1)
-    assert _reasons(database, between.workflow_id) == [
-        f"worker lost: its task of image_fetch in {RUN} ended before Airflow heard that it was done"
-    ]
+    assert _reasons(database, between.workflow_id) == [f"worker lost: {UNREPORTED} that image_fetch was done, in {RUN}"]
+
+
+@pytest.mark.parametrize(("spent", "after"), [(0, 1), (1, 1), (3, 3)])
+def test_nothing_was_lost_so_it_costs_no_more_than_one_try_and_never_the_last(
+    database: Database, config: WorkflowConfig, between: Held, spent: int, after: int
+) -> None:
+    rows(database, "UPDATE processing_queue SET retry_count = :spent", spent=spent)
+    reap(database, liveness=Runs(run=ALIVE), still_running=Tasks(RUNS, RUNS), config=config)
+    row = get_row(database, between.workflow_id)
+    assert (row.workflow_state, row.retry_count) == ("queued", after)
+
+
+def test_a_workflow_without_retries_goes_on_as_well(database: Database, config: WorkflowConfig) -> None:
+    held = hold_one(database, max_retries=0)
+    workflows.finish(database, held)
+    _written_long_ago(database)
+    assert reap(database, liveness=Runs(), still_running=Tasks(RUNS, RUNS), config=config).unreported == 1
+    assert get_state(database, held.workflow_id) == "queued"
 
 
 def test_its_own_run_takes_it_up_if_it_comes_first(database: Database, config: WorkflowConfig, between: Held) -> None:
-    reap(database, liveness=_running(Stage.IMAGE_FETCH), config=config)
+    reap(database, liveness=Runs(run=ALIVE), still_running=Tasks(RUNS, RUNS), config=config)
     assert workflows.claim(database, owner=OTHER_RUN) == [between.workflow_id]
     own = workflows.acquire(database, between.workflow_id, stage=Stage.ENRICHMENT)
     assert own.outcome is Outcome.ACQUIRED
@@ -234,65 +276,99 @@ def test_its_own_run_takes_it_up_if_it_comes_first(database: Database, config: W
     assert late.detail == f"it is owned by {RUN}"
 
 
-@pytest.mark.parametrize(
-    "runs",
-    [
-        pytest.param(Runs(run=ALIVE), id="it waits for a place"),
-        pytest.param(_running(Stage.DISCOVERY), id="an earlier stage was cleared"),
-        pytest.param(_running(Stage.ENRICHMENT), id="the next one begins"),
-        pytest.param(_running(Stage.IMAGE_FETCH, map_index=1), id="another product's task"),
-        pytest.param(Runs(), id="nothing is known"),
-    ],
-)
-def test_what_may_go_on_by_itself_between_two_stages_is_left_alone(
-    database: Database, config: WorkflowConfig, between: Held, runs: Runs
+@pytest.mark.parametrize("answers", [(ENDED,), (RUNS, ENDED)])
+def test_a_task_that_does_not_run_or_ends_within_seconds_is_left_alone(
+    database: Database, config: WorkflowConfig, between: Held, answers: tuple[bool, ...]
 ) -> None:
     before = get_row(database, between.workflow_id)
-    assert reap(database, liveness=runs, config=config).unreported == 0
+    tasks = Tasks(*answers)
+    assert reap(database, liveness=Runs(run=ALIVE), still_running=tasks, config=config).unreported == 0
+    assert tasks.answers == []
     assert get_row(database, between.workflow_id) == before
 
 
-@pytest.mark.parametrize(("lease", "ago", "unreported"), [(4, 8, 0), (4, 12, 1), (60, 50, 0), (60, 70, 1)])
-def test_a_task_has_a_lease_and_at_least_ten_seconds_to_end_after_its_stage_was_written(
-    database: Database, between: Held, lease: int, ago: int, unreported: int
+@pytest.mark.parametrize(("lease", "ago", "asked"), [(4, 8, 0), (4, 12, 1), (30, 50, 0), (30, 70, 1)])
+def test_a_task_has_two_leases_and_at_least_ten_seconds_to_end_after_its_stage_was_written(
+    database: Database, between: Held, lease: int, ago: int, asked: int
 ) -> None:
+    del between
     _written_long_ago(database, seconds=ago)
-    config = WorkflowConfig(lock_timeout=timedelta(seconds=lease), instance="airflow")
-    assert reap(database, liveness=_running(Stage.IMAGE_FETCH), config=config).unreported == unreported
-    assert (get_row(database, between.workflow_id).locked_by is None) == bool(unreported)
+    tasks = Tasks(ENDED)
+    reap(
+        database,
+        liveness=nothing_known,
+        still_running=tasks,
+        config=WorkflowConfig(lock_timeout=timedelta(seconds=lease), instance="airflow"),
+    )
+    assert len(tasks.asked) == asked
 
 
 def test_what_has_been_taken_up_while_airflow_was_asked_is_left_alone(
     database: Database, config: WorkflowConfig, between: Held
 ) -> None:
-    def slow(owners: Sequence[str]) -> Mapping[str, OwnerLife]:
+    def take_up() -> None:
         workflows.acquire(database, between.workflow_id, stage=Stage.ENRICHMENT)
-        return _running(Stage.IMAGE_FETCH)(owners)
 
-    assert reap(database, liveness=slow, config=config).unreported == 0
+    tasks = Tasks(RUNS, RUNS, meanwhile=take_up)
+    assert reap(database, liveness=Runs(run=ALIVE), still_running=tasks, config=config).unreported == 0
     assert get_row(database, between.workflow_id).lease_expires_at is not None
 
 
 def test_one_that_was_taken_up_and_finished_meanwhile_is_told_by_its_token(
     database: Database, config: WorkflowConfig, between: Held
 ) -> None:
-    def slow(owners: Sequence[str]) -> Mapping[str, OwnerLife]:
-        got = workflows.acquire(database, between.workflow_id, stage=Stage.ENRICHMENT)
-        held = Held(workflow_id=between.workflow_id, token=got.token, owner=RUN)
-        workflows.finish(database, held, stage=Stage.ENRICHMENT)
-        return _running(Stage.IMAGE_FETCH)(owners)
+    def take_up_and_finish() -> None:
+        if get_row(database, between.workflow_id).stage == "enrichment":
+            got = workflows.acquire(database, between.workflow_id, stage=Stage.ENRICHMENT)
+            held = Held(workflow_id=between.workflow_id, token=got.token, owner=RUN)
+            workflows.finish(database, held, stage=Stage.ENRICHMENT)
 
-    assert reap(database, liveness=slow, config=config).unreported == 0
+    tasks = Tasks(RUNS, RUNS, meanwhile=take_up_and_finish)
+    assert reap(database, liveness=Runs(run=ALIVE), still_running=tasks, config=config).unreported == 0
+    assert get_row(database, between.workflow_id).locked_by == RUN
 
 
-def test_a_wait_between_looks_and_a_worker_process_are_never_silent(database: Database, config: WorkflowConfig) -> None:
-    waiting = workflows.run_to(database, hold_one(database), stage=Stage.IMAGE_FETCH)
-    workflows.wait(database, waiting)
-    worker = hold_one(database, owner=WORKER)
-    workflows.finish(database, worker, keep_lease=LEASE)
-    _written_long_ago(database)
+def _list_silent(database: Database, config: WorkflowConfig) -> list[Silent]:
     with database.begin() as connection:
-        assert list_silent(connection, config=config) == []
+        return list_silent(connection, config=config)
+
+
+def test_only_rows_between_two_stages_of_this_instances_runs_are_silent(
+    database: Database, config: WorkflowConfig
+) -> None:
+    hold_one(database, owner=_run(1))
+    waiting = workflows.run_to(database, hold_one(database, owner=_run(2)), stage=Stage.IMAGE_FETCH)
+    workflows.wait(database, waiting)
+    workflows.run_to(database, hold_one(database, owner=_run(3)), stage=Stage.IMAGE_FETCH)
+    workflows.finish(database, hold_one(database, owner="airflow:elsewhere/product_workflow/run_1"))
+    workflows.finish(database, hold_one(database, owner=WORKER), keep_lease=LEASE)
+    enqueue(database)
+    workflows.claim(database, owner=_run(4))
+    _written_long_ago(database)
+    assert _list_silent(database, config) == []
+    between = hold_one(database, owner=_run(5))
+    workflows.finish(database, between)
+    _written_long_ago(database)
+    assert [one.workflow_id for one in _list_silent(database, config)] == [between.workflow_id]
+
+
+def _run(number: int) -> str:
+    return f"airflow:airflow/product_workflow/run_{number}"
+
+
+def test_of_a_product_that_two_runs_have_claimed_the_second_ones_index_counts(
+    database: Database, config: WorkflowConfig, between: Held
+) -> None:
+    reap(database, liveness=Runs(run=DEAD), config=config)
+    enqueue(database)
+    both = workflows.claim(database, owner=OTHER_RUN)
+    got = workflows.acquire(database, between.workflow_id, stage=Stage.ENRICHMENT, owner=OTHER_RUN)
+    held = Held(workflow_id=between.workflow_id, token=got.token, owner=OTHER_RUN)
+    workflows.finish(database, held, stage=Stage.ENRICHMENT)
+    _written_long_ago(database)
+    (one,) = _list_silent(database, config)
+    assert (one.owner, one.map_index) == (OTHER_RUN, both.index(between.workflow_id))
+    assert one.stage is Stage.ENRICHMENT
 
 
 @pytest.mark.parametrize("state", list(WorkflowState))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,8 +17,10 @@ from squorflow.airflow import wake
 from squorflow.airflow.wake import WorkDueTrigger
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import Database
-from squorflow.recovery.reaper import OwnerLife, nothing_known, reap
-from squorflow.states import Stage, WorkflowState
+from squorflow.recovery import unreported
+from squorflow.recovery.reaper import nothing_known, reap
+from squorflow.recovery.unreported import Silent
+from squorflow.states import WorkflowState
 from squorflow.workflow import queue, waking
 from squorflow.workflow.actions import PersonAction, act
 from squorflow.workflow.leases import Outcome
@@ -289,7 +291,8 @@ def find_watchers(database: Database) -> list[int]:
     found = rows(
         database,
         "SELECT pid FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%AS at,%'",
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND (query LIKE '%AS at,%' OR query LIKE '%AS following%')",
     )
     return [row.pid for row in found]
 
@@ -381,43 +384,93 @@ def between(database: Database) -> Held:
     return held
 
 
-@pytest.mark.parametrize(
-    ("life", "wakes"),
-    [
-        pytest.param(OwnerLife(alive=True, running=frozenset({(0, Stage.DISCOVERY)})), 1, id="Airflow never heard"),
-        pytest.param(OwnerLife(alive=False), 1, id="the run is gone"),
-        pytest.param(OwnerLife(alive=True, dead_map_indexes=frozenset({0})), 1, id="its tasks have ended"),
-        pytest.param(OwnerLife(alive=True), 0, id="it waits for a place"),
-        pytest.param(OwnerLife(alive=True, running=frozenset({(0, Stage.IMAGE_FETCH)})), 0, id="the next one begins"),
-        pytest.param(None, 0, id="Airflow does not say"),
-    ],
-)
-def test_it_wakes_for_what_is_between_two_stages_only_if_no_task_will_bring_it_on(
-    trigger: WorkDueTrigger, between: Held, monkeypatch: pytest.MonkeyPatch, life: OwnerLife | None, wakes: int
-) -> None:
-    asked = Queue[list[str]]()
+Asked = Queue[list[Silent]]
 
-    def answer(owners: list[str], *, config: WorkflowConfig) -> dict[str, OwnerLife]:
-        assert config.instance == "airflow"
-        asked.put(owners)
-        return {between.owner: life} if life else {}
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """What Airflow was asked about; it says that all of it still runs."""
+    asked = Asked()
+
+    def answer(silent: Sequence[Silent]) -> Sequence[Silent]:
+        asked.put(list(silent))
+        return silent
 
     monkeypatch.setattr(wake, "_ask_airflow", answer)
+    monkeypatch.setattr(unreported, "DOUBT", timedelta(0))
+    return asked
 
+
+def test_it_wakes_for_what_a_dead_worker_has_written_and_not_told_airflow_of(
+    trigger: WorkDueTrigger, between: Held, asked: Asked
+) -> None:
     async def program() -> int:
         async with heard(trigger) as events:
-            assert await asyncio.to_thread(asked.get, timeout=30) == [between.owner]
-            with suppress(TimeoutError):
-                return await asyncio.wait_for(count_until_quiet(events), PATIENCE_SECONDS if wakes else 3)
-            return 0
+            return await count_until_quiet(events)
 
-    assert asyncio.run(program()) == wakes
+    assert asyncio.run(program()) == 1
+    assert [one.workflow_id for one in asked.get_nowait()] == [between.workflow_id]
+
+
+def test_it_does_not_wake_for_what_waits_for_a_place(
+    trigger: WorkDueTrigger, between: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked()
+    monkeypatch.setattr(wake, "_ask_airflow", lambda silent: asked.put(list(silent)) or ())
+
+    async def program() -> bool:
+        async with heard(trigger) as events:
+            (one,) = await asyncio.to_thread(asked.get, timeout=PATIENCE_SECONDS)
+            assert one.workflow_id == between.workflow_id
+            await asyncio.sleep(2)
+            return events.empty()
+
+    assert asyncio.run(program())
+
+
+def test_rings_do_not_make_it_ask_more_often(
+    database: Database, trigger: WorkDueTrigger, between: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del between
+    asked = Asked()
+    monkeypatch.setattr(wake, "_ask_airflow", lambda silent: asked.put(list(silent)) or ())
+    monkeypatch.setattr(wake, "BURST_SECONDS", 0.01)
+    monkeypatch.setattr(wake, "LOOK_EVERY_SECONDS", 3_600)
+
+    async def program() -> None:
+        async with heard(trigger):
+            await asyncio.to_thread(asked.get, timeout=PATIENCE_SECONDS)
+            for _ in range(20):
+                await asyncio.to_thread(ring, database)
+                await asyncio.sleep(0.1)
+
+    asyncio.run(program())
+    assert asked.empty()
+
+
+def ring(database: Database) -> None:
+    with database.begin() as connection:
+        waking.announce(connection)
+
+
+def test_a_run_that_starts_anyway_is_not_kept_waiting_for_airflows_answer(
+    database: Database, trigger: WorkDueTrigger, between: Held, asked: Asked
+) -> None:
+    del between
+    enqueue(database)
+
+    async def program() -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS), aclosing(trigger.run()) as events:  # type: ignore[type-var]
+            await anext(events)
+            assert asked.empty()
+
+    asyncio.run(program())
 
 
 def test_airflow_is_not_asked_while_nothing_is_silent(
     database: Database, trigger: WorkDueTrigger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wake, "_ask_airflow", lambda owners, **_: pytest.fail(f"asked about {owners}"))
+    monkeypatch.setattr(wake, "_ask_airflow", lambda silent: pytest.fail(f"asked about {silent}"))
     workflows.finish(database, hold_one(database))
     hold_one(database, owner=OTHER_RUN)
     enqueue(database)

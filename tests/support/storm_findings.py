@@ -73,7 +73,7 @@ _LEFT = {
 }
 """What must not be left over."""
 
-UNREPORTED = "before Airflow heard"
+UNREPORTED = "Airflow was not told in time"
 """In the reaper's reason for a stage that had been written when its worker died."""
 
 

@@ -16,7 +16,7 @@ from airflow.sdk import Asset, BaseOperator, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from squorflow.airflow.operators import make_label
-from squorflow.airflow.ownership import RunOwner, dead_map_indexes, make_liveness
+from squorflow.airflow.ownership import RunOwner, dead_map_indexes, make_liveness, make_still_running
 from squorflow.airflow.weights import FIRST
 from squorflow.config import get_config
 from squorflow.errors import ConfigurationError
@@ -70,7 +70,12 @@ class PullOperator(BaseOperator):
         database = get_database()
         _refuse_old_schema(database)
         owner = RunOwner.of(context, instance=config.instance)
-        report = reap(database, liveness=make_liveness(context["ti"], myself=owner), config=config)
+        report = reap(
+            database,
+            liveness=make_liveness(context["ti"], myself=owner),
+            still_running=make_still_running(context["ti"]),
+            config=config,
+        )
         self.log.info("Before claiming: %s", report.summary())
         params = context["params"]
         batch_size = int(params["batch_size"])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from squorflow.postgres.database import Database
+    from squorflow.states import Stage
     from squorflow.workflow.marks import Mark
 
 log = logging.getLogger(__name__)
@@ -67,13 +68,13 @@ def _on_mark(previous_state: Any, task_instance: Any, mark: Mark) -> None:
     # Only a person's mark comes without a previous state; tasks and the scheduler name it.
     if previous_state is not None or task_instance.dag_id != DAG_ID:
         return
-    from squorflow.airflow.ownership import actor_name, stage_of
-    from squorflow.workflow import marks
-
     stage = stage_of(task_instance.task_id)
     # Where a whole run was marked, its products are released instead (below).
     if stage is None or task_instance.map_index < 0 or str(task_instance.dag_run.state) in _ENDED:
         return
+    from squorflow.airflow.ownership import actor_name
+    from squorflow.workflow import marks
+
     owner = _owner_of(task_instance.dag_run)
 
     def bring_along(connection: Connection) -> None:
@@ -108,6 +109,15 @@ def _on_run_end(dag_run: Any, message: str) -> None:
     _attempt(release, what=f"the end of {owner}")
 
 
+def stage_of(task_id: str) -> Stage | None:
+    """Return the stage that a task of the mapped group runs; `None` for other tasks."""
+    from squorflow.airflow.ownership import PRODUCT_GROUP
+    from squorflow.states import Stage
+
+    group, _, name = task_id.rpartition(".")
+    return Stage(name) if group == PRODUCT_GROUP and name in set(Stage) else None
+
+
 def _owner_of(dag_run: Any) -> str:
     from squorflow.airflow.ownership import RunOwner
     from squorflow.config import get_config
@@ -121,7 +131,6 @@ def _woken_by(task_instance: Any) -> list[Any]:
     from sqlalchemy import select
     from sqlalchemy.orm import object_session
 
-    from squorflow.airflow.ownership import stage_of
     from squorflow.workflow.marks import StageTry
 
     session = object_session(task_instance)

@@ -13,7 +13,7 @@ from uuid import UUID
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from squorflow.airflow.ownership import RunOwner, make_liveness
+from squorflow.airflow.ownership import RunOwner, make_liveness, make_still_running
 from squorflow.airflow.weights import FIRST
 from squorflow.config import get_config
 from squorflow.errors import Cancelled
@@ -54,7 +54,12 @@ class ReapOperator(ChoreOperator):
 
         config = get_config()
         myself = RunOwner.of(context, instance=config.instance)
-        report = reap(get_database(), liveness=make_liveness(context["ti"], myself=myself), config=config)
+        report = reap(
+            get_database(),
+            liveness=make_liveness(context["ti"], myself=myself),
+            still_running=make_still_running(context["ti"]),
+            config=config,
+        )
         self.log.info("%s.", report.summary())
 
 

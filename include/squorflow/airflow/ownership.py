@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from squorflow.recovery.reaper import Liveness, OwnerLife
+    from squorflow.recovery.unreported import Silent, StillRunning
     from squorflow.states import Stage
 
 log = logging.getLogger(__name__)
@@ -109,8 +110,10 @@ class RunLookup(Protocol):
         """Count the named runs in those states."""
         ...
 
-    def get_task_states(self, dag_id: str, *, task_group_id: str, run_ids: list[str]) -> Mapping[str, Any]:
-        """Return the states of a group's tasks, by run id and then by `<task_id>_<map_index>`."""
+    def get_task_states(
+        self, dag_id: str, *, task_ids: list[str] | None = None, task_group_id: str | None = None, run_ids: list[str]
+    ) -> Mapping[str, Any]:
+        """Return the states of these tasks, or a group's, by run id and then by `<task_id>_<map_index>`."""
         ...
 
 
@@ -133,9 +136,8 @@ def make_liveness(lookup: RunLookup, *, myself: RunOwner) -> Liveness:
                 return dead()
             if lookup.get_dr_count(owner.dag_id, run_ids=[owner.run_id], states=LIVE_RUN_STATES) == 0:
                 return dead()
-        answer = lookup.get_task_states(owner.dag_id, task_group_id=PRODUCT_GROUP, run_ids=[owner.run_id])
-        states = answer.get(owner.run_id, {})
-        return OwnerLife(alive=True, dead_map_indexes=dead_map_indexes(states), running=find_running(states))
+        states = lookup.get_task_states(owner.dag_id, task_group_id=PRODUCT_GROUP, run_ids=[owner.run_id])
+        return OwnerLife(alive=True, dead_map_indexes=dead_map_indexes(states.get(owner.run_id, {})))
 
     def liveness(owners: Sequence[str]) -> dict[str, OwnerLife]:
         lives: dict[str, OwnerLife] = {}
@@ -150,6 +152,45 @@ def make_liveness(lookup: RunLookup, *, myself: RunOwner) -> Liveness:
         return lives
 
     return liveness
+
+
+def make_still_running(lookup: RunLookup) -> StillRunning:
+    """Return the function that tells whose done stage Airflow believes to be running.
+
+    One question for all runs of a DAG, by task: a question about a group has Airflow load all tasks of a run.
+    """
+
+    def ask(dag_id: str, silent: Sequence[tuple[RunOwner, Silent]]) -> list[Silent]:
+        states = lookup.get_task_states(
+            dag_id,
+            task_ids=sorted({_task_of(one.stage) for _, one in silent}),
+            run_ids=sorted({owner.run_id for owner, _ in silent}),
+        )
+        return [
+            one
+            for owner, one in silent
+            if states.get(owner.run_id, {}).get(f"{_task_of(one.stage)}_{one.map_index}") == "running"
+        ]
+
+    def still_running(silent: Sequence[Silent]) -> list[Silent]:
+        of_dags: dict[str, list[tuple[RunOwner, Silent]]] = {}
+        for one in silent:
+            owner = RunOwner.parse(one.owner)
+            if owner is not None:
+                of_dags.setdefault(owner.dag_id, []).append((owner, one))
+        running = []
+        for dag_id, of_dag in of_dags.items():
+            try:
+                running += ask(dag_id, of_dag)
+            except Exception as error:  # as above: what Airflow does not answer is left to its own heartbeat
+                log.warning("Airflow did not say which tasks of %s run: %s: %s", dag_id, type(error).__name__, error)
+        return running
+
+    return still_running
+
+
+def _task_of(stage: Stage) -> str:
+    return f"{PRODUCT_GROUP}.{stage}"
 
 
 def dead_map_indexes(states: Mapping[str, str | None]) -> frozenset[int]:
@@ -168,22 +209,3 @@ def dead_map_indexes(states: Mapping[str, str | None]) -> frozenset[int]:
         elif state in _STILL_GOING:
             still_going.add(int(index))
     return frozenset(ended_badly - still_going)
-
-
-def find_running(states: Mapping[str, str | None]) -> frozenset[tuple[int, Stage]]:
-    """Return which stages of which map indexes Airflow believes to be running; `states` as for `dead_map_indexes`."""
-    running = set()
-    for key, state in states.items():
-        task_id, _, index = key.rpartition("_")
-        stage = stage_of(task_id) if state == "running" and index.isdecimal() else None
-        if stage is not None:
-            running.add((int(index), stage))
-    return frozenset(running)
-
-
-def stage_of(task_id: str) -> Stage | None:
-    """Return the stage that a task of the mapped group runs; `None` for other tasks."""
-    from squorflow.states import Stage
-
-    group, _, name = task_id.rpartition(".")
-    return Stage(name) if group == PRODUCT_GROUP and name in set(Stage) else None

@@ -8,9 +8,12 @@ cron half of the schedule covers what is missed while no triggerer runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import logging
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -23,9 +26,10 @@ from squorflow.errors import ConfigurationError
 if TYPE_CHECKING:
     from squorflow.config import WorkflowConfig
     from squorflow.postgres.database import Database
-    from squorflow.recovery.reaper import OwnerLife
     from squorflow.recovery.unreported import Silent
     from squorflow.workflow.waking import Bell, Restraint
+
+log = logging.getLogger(__name__)
 
 LOOK_EVERY_SECONDS = 10
 """How often it looks though nobody rang: rings are lost, and retries fall due in silence."""
@@ -78,11 +82,16 @@ class WorkDueTrigger(BaseEventTrigger):
             hanging = Bell.hung(database, batch_size=config.batch_size, instance=config.instance)
             bell = await asyncio.to_thread(stack.enter_context, hanging)
             # While nobody listened it may have rung.
-            rung = True
+            rung, ask_at = True, 0.0
             while True:
                 look = await asyncio.to_thread(bell.look, since=restraint.since)
-                look = replace(look, due=look.due | await _find_lost(database, config=config))
-                if restraint.allows(look, rung=rung):
+                wakes = restraint.allows(look, rung=rung)
+                if not wakes and time.monotonic() >= ask_at:
+                    # A run that starts anyway takes back what is lost; else Airflow is asked, and not at every ring.
+                    lost = await asyncio.to_thread(_find_lost, bell, config=config)
+                    ask_at = time.monotonic() + LOOK_EVERY_SECONDS
+                    wakes = bool(lost) and restraint.allows(replace(look, due=look.due | lost), rung=False)
+                if wakes:
                     yield TriggerEvent({"due_at": look.at.isoformat()})  # type: ignore[no-untyped-call]  # Airflow's
                 rung = await _wait(bell)
                 if rung:
@@ -97,34 +106,24 @@ async def _wait(bell: Bell) -> bool:
     return False
 
 
-async def _find_lost(database: Database, *, config: WorkflowConfig) -> frozenset[UUID]:
-    """Find what is between two stages and has no task any more to bring it on; asks Airflow only where there may be."""
-    from asgiref.sync import sync_to_async
+def _find_lost(bell: Bell, *, config: WorkflowConfig) -> frozenset[UUID]:
+    """Find what a dead worker has written and not told Airflow of; asks Airflow only if there may be some."""
+    from squorflow.recovery.unreported import find_unreported, list_silent
 
-    from squorflow.recovery.unreported import find_lost
-
-    silent = await asyncio.to_thread(_list_silent, database, config=config)
-    if not silent:
-        return frozenset()
-    lives = await sync_to_async(_ask_airflow)(sorted({one.owner for one in silent}), config=config)
-    return frozenset(one.workflow_id for one in find_lost(silent, lives=lives))
+    silent = bell.ask(partial(list_silent, config=config))
+    return frozenset(one.workflow_id for one in find_unreported(silent, still_running=_ask_airflow))
 
 
-def _list_silent(database: Database, *, config: WorkflowConfig) -> list[Silent]:
-    from squorflow.recovery.unreported import list_silent
+def _ask_airflow(silent: Sequence[Silent]) -> Collection[Silent]:
+    """Ask as a task does; the triggerer's supervisor answers."""
+    from squorflow.airflow.ownership import make_still_running
 
-    with database.begin() as connection:
-        return list_silent(connection, config=config)
-
-
-def _ask_airflow(owners: Sequence[str], *, config: WorkflowConfig) -> Mapping[str, OwnerLife]:
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-
-    from squorflow.airflow.ownership import OwnerKind, RunOwner, make_liveness
-
-    # No run asks here, but the triggerer, whose supervisor answers as a task's does.
-    nobody = RunOwner(kind=OwnerKind.AIRFLOW, instance=config.instance, dag_id="", run_id="")
-    return make_liveness(RuntimeTaskInstance, myself=nobody)(owners)
+    try:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+    except ImportError as error:  # Airflow does not promise it; what is due is due without it
+        log.warning("This Airflow cannot be asked by a trigger which tasks run: %s.", error)
+        return ()
+    return make_still_running(RuntimeTaskInstance)(silent)
 
 
 def _open() -> Database:

@@ -8,14 +8,14 @@ A row that refuses its change is reported, passed over and looked at again the n
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from squorflow.config import WorkflowConfig
 from squorflow.postgres.database import is_refusal
 from squorflow.postgres.queries import load
-from squorflow.recovery.unreported import Silent, find_unreported, list_silent
+from squorflow.recovery.unreported import Silent, StillRunning, find_unreported, list_silent, nothing_runs
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
 
     from squorflow.postgres.database import Database
-    from squorflow.states import Stage
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +33,10 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerLife:
-    """What is known of a run: whether it lives, and of a live one what has become of its products' tasks."""
+    """What is known of a run: whether it lives, and which of a live run's map indexes have ended without success."""
 
     alive: bool
     dead_map_indexes: frozenset[int] = frozenset()
-    """Those whose tasks have ended without success."""
-    running: frozenset[tuple[int, Stage]] = frozenset()
-    """By map index, the stages that Airflow believes to be running."""
 
 
 class Liveness(Protocol):
@@ -73,12 +69,17 @@ class ReapReport:
             f"{self.released} due retries queued"
         )
         if self.unreported:
-            said += f"; {self.unreported} rows taken back whose worker never told Airflow that their stage was done"
+            said += f"; {self.unreported} rows taken back of which Airflow was not told that their stage was done"
         return f"{said}; {self.passed_over} rows refused" if self.passed_over else said
 
 
-def reap(database: Database, *, liveness: Liveness, config: WorkflowConfig) -> ReapReport:
-    """Take back abandoned rows and queue due retries; safe to run at any time, by any number at once."""
+def reap(
+    database: Database, *, liveness: Liveness, config: WorkflowConfig, still_running: StillRunning = nothing_runs
+) -> ReapReport:
+    """Take back abandoned rows and queue due retries; safe to run at any time, by any number at once.
+
+    Takes a few seconds longer where a task may have died before Airflow heard that its stage was done.
+    """
     passed_over: set[UUID] = set()
     instance = {"instance": config.instance}
     expired = _repeat(database, "abandon_expired", instance, passed_over=passed_over)
@@ -92,7 +93,8 @@ def reap(database: Database, *, liveness: Liveness, config: WorkflowConfig) -> R
         if life.alive and life.dead_map_indexes:
             parameters = {"owner": owner, "map_indexes": sorted(life.dead_map_indexes)}
             of_dead_runs += _repeat(database, "abandon_dead_indexes", parameters, passed_over=passed_over)
-    unreported = _abandon_unreported(database, find_unreported(silent, lives=lives), passed_over=passed_over)
+    lost = find_unreported(silent, still_running=still_running)
+    unreported = _abandon_unreported(database, lost, passed_over=passed_over)
     released = release_due(database, passed_over=passed_over)
     _fold_counters(database)
     return ReapReport(
@@ -104,7 +106,7 @@ def reap(database: Database, *, liveness: Liveness, config: WorkflowConfig) -> R
     )
 
 
-def _abandon_unreported(database: Database, lost: Sequence[Silent], *, passed_over: set[UUID]) -> int:
+def _abandon_unreported(database: Database, lost: Collection[Silent], *, passed_over: set[UUID]) -> int:
     """Take them back, but for those that somebody has taken up meanwhile."""
     if not lost:
         return 0

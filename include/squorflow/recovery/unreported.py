@@ -6,7 +6,8 @@ by default). Owns when such a row counts as lost; taking it back is `squorflow.r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -19,15 +20,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from squorflow.config import WorkflowConfig
-    from squorflow.recovery.reaper import OwnerLife
 
+LEASES_OF_SILENCE = 2
 SHORTEST_SILENCE = timedelta(seconds=10)
 """What a task may take to end after its stage is written, however short the leases: a full machine is slow."""
+
+DOUBT = timedelta(seconds=5)
+"""After so long Airflow is asked again: a next try of a stage that is done runs too, until it sees that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silent:
-    """A product between two stages for longer than a lease; most of them wait for a place in Airflow."""
+    """A product between two stages for longer than usual; most of them wait for a place in Airflow."""
 
     workflow_id: UUID
     owner: str
@@ -37,10 +41,19 @@ class Silent:
     token: int
 
 
+StillRunning = Callable[[Sequence[Silent]], Collection[Silent]]
+"""Tells whose done stage Airflow believes to be running; those nothing is known of are not among them."""
+
+
+def nothing_runs(_silent: Sequence[Silent]) -> Collection[Silent]:
+    """Know of no task: for callers outside Airflow."""
+    return ()
+
+
 def list_silent(connection: Connection, *, config: WorkflowConfig) -> list[Silent]:
-    """List the products of this instance's runs whose stage has been done for longer than a lease, oldest first."""
-    silence = max(config.lock_timeout, SHORTEST_SILENCE)
-    found = connection.execute(load("reaper")["list_silent"], {"instance": config.instance, "silence": silence})
+    """List the products of this instance's runs whose stage has been done for two leases, oldest first."""
+    silence = max(LEASES_OF_SILENCE * config.lock_timeout, SHORTEST_SILENCE)
+    found = connection.execute(load("unreported")["list_silent"], {"instance": config.instance, "silence": silence})
     return [
         Silent(
             workflow_id=row.queue_id,
@@ -53,16 +66,10 @@ def list_silent(connection: Connection, *, config: WorkflowConfig) -> list[Silen
     ]
 
 
-def find_unreported(silent: Sequence[Silent], *, lives: Mapping[str, OwnerLife]) -> list[Silent]:
-    """Return those whose done stage still runs in Airflow; owners nothing is known of are left alone."""
-    return [one for one in silent if one.owner in lives and (one.map_index, one.stage) in lives[one.owner].running]
-
-
-def find_lost(silent: Sequence[Silent], *, lives: Mapping[str, OwnerLife]) -> list[Silent]:
-    """Return those the reaper would take back: the unreported, and those whose run or tasks are over."""
-    unreported = find_unreported(silent, lives=lives)
-    return unreported + [
-        one
-        for one in silent
-        if (life := lives.get(one.owner)) is not None and (not life.alive or one.map_index in life.dead_map_indexes)
-    ]
+def find_unreported(silent: Sequence[Silent], *, still_running: StillRunning) -> Collection[Silent]:
+    """Return those whose done stage runs in Airflow and still does a few seconds later; blocks as long if one does."""
+    suspects = still_running(silent) if silent else ()
+    if not suspects:
+        return ()
+    time.sleep(DOUBT.total_seconds())
+    return still_running([one for one in silent if one in suspects])

@@ -6,12 +6,12 @@ Owns the channel, when work is due, when that is worth another run, and how much
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from squorflow.postgres.queries import load
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from squorflow.postgres.database import Database
+
+Answer = TypeVar("Answer")
 
 CHANNEL = "squorflow_work"
 
@@ -120,6 +122,10 @@ class Bell:
         row = self._session.execute(load("waking")["look"], parameters).one()
         due = frozenset(one for one in (row.queued, row.queued_again, row.retry_due, row.expired) if one is not None)
         return Look(at=row.at, due=due, answered=row.answered, fruitful=row.fruitful, fresh=fresh)
+
+    def ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        """Answer a question that reads, on the same session."""
+        return question(self._session)
 
     @property
     def _driver(self) -> Any:
