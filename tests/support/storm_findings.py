@@ -83,6 +83,8 @@ class Recovery:
 
     injury: Injury
     lost_work: bool
+    untold: bool
+    """Whether its stage was written, and the reaper did not wait until Airflow noticed the death."""
     begun: bool
     """Whether its product had ever run; one that had not still stands in line with the others."""
     seconds: float
@@ -220,13 +222,14 @@ def _measure(ground: Ground, injury: Injury) -> Recovery | None:
     if again is None:
         return None
     backoff = timedelta(seconds=float(first.metadata.get("retry_after") or 0))
-    lost = "worker lost" in first.reason and UNREPORTED not in first.reason
-    return _recovery(injury, again - backoff, lost=lost, begun=begun)
+    untold = UNREPORTED in first.reason
+    lost = "worker lost" in first.reason and not untold
+    return _recovery(injury, again - backoff, lost=lost, untold=untold, begun=begun)
 
 
-def _recovery(injury: Injury, at: datetime, *, lost: bool, begun: int) -> Recovery:
+def _recovery(injury: Injury, at: datetime, *, lost: bool, begun: int, untold: bool = False) -> Recovery:
     seconds = max(0.0, (at - injury.at).total_seconds())
-    return Recovery(injury=injury, lost_work=lost, begun=begun > 0, seconds=seconds)
+    return Recovery(injury=injury, lost_work=lost, untold=untold, begun=begun > 0, seconds=seconds)
 
 
 def summarise_recoveries(measured: Sequence[Recovery]) -> list[str]:
@@ -238,10 +241,10 @@ def summarise_recoveries(measured: Sequence[Recovery]) -> list[str]:
     for fault in Fault:
         deaths = [one for one in measured if one.injury.fault is fault and one.begun]
         if deaths:
-            lost = sum(one.lost_work for one in deaths)
+            lost, untold = sum(one.lost_work for one in deaths), sum(one.untold for one in deaths)
             lines.append(
-                f"{fault}: {len(deaths)} deaths, {lost} of them in the middle of a stage; "
-                f"running again {_after(deaths)}"
+                f"{fault}: {len(deaths)} deaths, {lost} of them in the middle of a stage, {untold} taken back because "
+                f"Airflow was not told that it was done; running again {_after(deaths)}"
             )
     unbegun = [one for one in measured if not one.begun]
     if unbegun:
