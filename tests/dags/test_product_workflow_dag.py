@@ -107,7 +107,7 @@ def test_a_runs_first_products_are_finished_before_others_of_them_are_begun(dag:
     [
         ("manual__2026-01-01T00:01:00+00:00_x", 60),
         ("scheduled__2026-01-01T02:00:00.999999+02:00", 0),
-        ("backfill__2020-01-01T00:00:00+00:00", 0),
+        ("manual__2020-01-01T00:00:00+00:00", 0),
         ("manual__2026-01-02T00:00:00Z", 86_400),
         ("of the year 9999-12-31T23:59:59+00:00", 999_999_999),
     ],
@@ -116,11 +116,14 @@ def test_the_age_of_a_run_is_in_its_id(run_id: str, seconds: int) -> None:
     assert seconds_since_epoch(run_id) == seconds
 
 
-@pytest.mark.parametrize("run_id", ["", "my run", "2026-11-30", "2026-11-30T10:00:00", "2026-99-99T99:99:99Z"])
+@pytest.mark.parametrize(
+    "run_id",
+    ["", "my run", "2026-11-30", "2026-11-30T10:00:00", "2026-99-99T99:99:99Z", "backfill__2026-01-01T00:00:00+00:00"],
+)
 def test_a_run_without_a_time_in_its_id_counts_as_of_now(run_id: str) -> None:
     before, weight, after = (seconds_since_epoch(one) for one in ("", run_id, ""))
     assert before <= weight <= after
-    assert before > seconds_since_epoch(NEWER)
+    assert before > seconds_since_epoch("manual__2026-01-02T00:00:00Z")
 
 
 def test_the_first_products_of_a_run_go_before_all_others(dag: DAG) -> None:

@@ -246,6 +246,7 @@ def test_a_stage_that_was_written_and_still_runs_in_airflow_has_lost_its_worker(
     assert "1 rows taken back of which Airflow was not told" in report.summary()
     row = get_row(database, between.workflow_id)
     assert (row.workflow_state, row.stage, row.locked_by, row.retry_count) == ("queued", "enrichment", None, 1)
+    assert row.error_details == {"class": "WorkerLost", "stage": "image_fetch", "owner": RUN}
     assert _reasons(database, between.workflow_id) == [f"worker lost: {UNREPORTED} that image_fetch was done, in {RUN}"]
 
 

@@ -453,30 +453,40 @@ def ring(database: Database) -> None:
         waking.announce(connection)
 
 
-def test_a_run_that_starts_anyway_is_not_kept_waiting_for_airflows_answer(
-    database: Database, trigger: WorkDueTrigger, between: Held, asked: Asked
-) -> None:
-    del between
-    enqueue(database)
-
-    async def program() -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS), aclosing(trigger.run()) as events:  # type: ignore[type-var]
-            await anext(events)
-            assert asked.empty()
-
-    asyncio.run(program())
-
-
 def test_airflow_is_not_asked_while_nothing_is_silent(
-    database: Database, trigger: WorkDueTrigger, monkeypatch: pytest.MonkeyPatch
+    database: Database, bell: Bell, config: WorkflowConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wake, "_ask_airflow", lambda silent: pytest.fail(f"asked about {silent}"))
     workflows.finish(database, hold_one(database))
     hold_one(database, owner=OTHER_RUN)
     enqueue(database)
+    assert asyncio.run(wake._find_lost(bell, config=config)) == frozenset()
 
-    async def program() -> int:
+
+def test_it_takes_two_answers_to_call_a_product_lost(
+    bell: Bell, config: WorkflowConfig, between: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unreported, "DOUBT", timedelta(0))
+    for answers, lost in (([True, True], {between.workflow_id}), ([True, False], set()), ([False], set())):
+        left = list(answers)
+        monkeypatch.setattr(wake, "_ask_airflow", lambda silent, left=left: silent if left.pop(0) else ())
+        assert asyncio.run(wake._find_lost(bell, config=config)) == lost
+        assert left == []
+
+
+def test_what_no_run_takes_back_does_not_start_one_at_every_look(
+    database: Database, trigger: WorkDueTrigger, between: Held, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it starts claims nothing, and the product is still lost."""
+    del between
+    monkeypatch.setattr(wake, "LOOK_EVERY_SECONDS", 1)
+
+    async def program() -> bool:
         async with heard(trigger) as events:
-            return await count_until_quiet(events)
+            await asyncio.wait_for(events.get(), PATIENCE_SECONDS)
+            workflows.claim(database, owner=OTHER_RUN)
+            for _ in range(4):
+                await asyncio.to_thread(asked.get, timeout=PATIENCE_SECONDS)
+            return events.empty()
 
-    assert asyncio.run(program()) == 1
+    assert asyncio.run(program())

@@ -6,7 +6,7 @@ are handed in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -128,18 +128,22 @@ def measure_recoveries(ground: Ground, injuries: Sequence[Injury]) -> list[Recov
 
     Where the trail says that a worker was lost, that is until the next `processing`, without the delay the failing row
     names. Where the stage had been written before the death, or the task survived its supervisor, nothing was lost:
-    until the next finished stage. What was hit again before that ran again when the task began that was hit.
+    until the next finished stage. What was lost once more before that ran again when that task began.
     """
-    measured = []
-    for injury in injuries:
-        if injury.fault not in DEADLY or injury.workflow_id is None:
-            continue
-        found = _measure(ground, injury)
-        if found is not None:
-            later = [one.begun for one in injuries if one.workflow_id == injury.workflow_id and one.begun is not None]
-            again = [(begun - injury.at).total_seconds() for begun in later if begun > injury.at]
-            measured.append(replace(found, seconds=min([found.seconds, *again])))
-    return measured
+    found = [
+        one
+        for injury in injuries
+        if injury.fault in DEADLY and injury.workflow_id is not None and (one := _measure(ground, injury)) is not None
+    ]
+    return [replace(one, seconds=min([one.seconds, *_hit_again(one, found)])) for one in found]
+
+
+def _hit_again(one: Recovery, others: Sequence[Recovery]) -> Iterator[float]:
+    """Yield after how many seconds those tasks of the same product began that died in the middle of a stage later."""
+    for other in others:
+        begun = other.injury.begun
+        if other.lost_work and other.injury.workflow_id == one.injury.workflow_id and begun and begun > one.injury.at:
+            yield (begun - one.injury.at).total_seconds()
 
 
 def describe_slowest(ground: Ground, measured: Sequence[Recovery], *, most: int = 4) -> list[str]:

@@ -78,3 +78,12 @@ def test_patience_learnt_on_what_nobody_can_take_does_not_hold_fresh_products_ba
     assert not restraint.allows(look(7200, answered=True, fresh=False), rung=False)
     assert restraint.allows(look(7210, answered=True), rung=False)
     assert not restraint.allows(look(7220, answered=True), rung=False)
+
+
+def test_only_a_whole_look_that_shows_nothing_due_ends_patience() -> None:
+    restraint = Restraint()
+    assert restraint.allows(look(0), rung=False)
+    assert not restraint.allows(look(5, due=0, answered=True), rung=False, whole=False)
+    assert not restraint.allows(look(10, answered=True), rung=False)
+    assert not restraint.allows(look(15, due=0, answered=True), rung=False)
+    assert restraint.allows(look(20, answered=True), rung=False)

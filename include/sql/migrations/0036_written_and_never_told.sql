@@ -1,8 +1,8 @@
 -- A stage that was written by a worker which died before Airflow was told: the product goes on elsewhere, and nothing was lost.
 
-CREATE FUNCTION workflow_try_abandon_written(p_workflow_id uuid, p_actor text, p_reason text) RETURNS text
+CREATE FUNCTION workflow_try_abandon_written(p_workflow_id uuid, p_stage text, p_actor text, p_reason text) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
--- Takes such a row back from its run; the caller has made sure of that and holds the row's lock. It never ends the workflow:
+-- Takes a row whose `p_stage` was written back from its run; the caller has made sure of that and holds the row's lock. It never ends the workflow:
 -- that can happen once a stage. It costs a try only where none has been spent, so that the product goes before those
 -- nobody has begun. Returns why the row refused, if it did.
 DECLARE
@@ -11,7 +11,7 @@ BEGIN
     SELECT q.* INTO v_row FROM processing_queue AS q WHERE q.queue_id = p_workflow_id FOR NO KEY UPDATE;
     PERFORM workflow_fail(
         p_workflow_id, v_row.lease_token, p_actor, 'release', 'transient', interval '0', p_reason, 'WorkerLost: ' || p_reason,
-        jsonb_build_object('class', 'WorkerLost', 'stage', v_row.stage, 'owner', v_row.locked_by),
+        jsonb_build_object('class', 'WorkerLost', 'stage', p_stage, 'owner', v_row.locked_by),
         v_row.retry_count = 0 AND v_row.max_retries > 0);
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN

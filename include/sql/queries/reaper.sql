@@ -64,7 +64,7 @@ FROM (
 
 -- name: abandon_unreported
 -- Take back what was done without a word to Airflow, unless it has been taken up since.
-SELECT gone.queue_id, workflow_try_abandon_written(gone.queue_id, :actor, format('worker lost: Airflow was not told in time that %s was done, in %s', gone.stage, gone.locked_by)) AS refusal
+SELECT gone.queue_id, workflow_try_abandon_written(gone.queue_id, gone.stage, :actor, format('worker lost: Airflow was not told in time that %s was done, in %s', gone.stage, gone.locked_by)) AS refusal
 FROM (
     SELECT q.queue_id, q.locked_by, lost.stage
     FROM processing_queue AS q

@@ -157,40 +157,33 @@ def make_liveness(lookup: RunLookup, *, myself: RunOwner) -> Liveness:
 def make_still_running(lookup: RunLookup) -> StillRunning:
     """Return the function that tells whose done stage Airflow believes to be running.
 
-    One question for all runs of a DAG, by task: a question about a group has Airflow load all tasks of a run.
+    One question for each stage, about the runs it is done in: Airflow answers for all products of a run, and if asked
+    about the group it would load all their tasks.
     """
 
-    def ask(dag_id: str, silent: Sequence[tuple[RunOwner, Silent]]) -> list[Silent]:
-        states = lookup.get_task_states(
-            dag_id,
-            task_ids=sorted({_task_of(one.stage) for _, one in silent}),
-            run_ids=sorted({owner.run_id for owner, _ in silent}),
-        )
+    def ask(dag_id: str, stage: Stage, silent: Sequence[tuple[RunOwner, Silent]]) -> list[Silent]:
+        task_id = f"{PRODUCT_GROUP}.{stage}"
+        run_ids = sorted({owner.run_id for owner, _ in silent})
+        states = lookup.get_task_states(dag_id, task_ids=[task_id], run_ids=run_ids)
         return [
-            one
-            for owner, one in silent
-            if states.get(owner.run_id, {}).get(f"{_task_of(one.stage)}_{one.map_index}") == "running"
+            one for owner, one in silent if states.get(owner.run_id, {}).get(f"{task_id}_{one.map_index}") == "running"
         ]
 
     def still_running(silent: Sequence[Silent]) -> list[Silent]:
-        of_dags: dict[str, list[tuple[RunOwner, Silent]]] = {}
+        questions: dict[tuple[str, Stage], list[tuple[RunOwner, Silent]]] = {}
         for one in silent:
             owner = RunOwner.parse(one.owner)
             if owner is not None:
-                of_dags.setdefault(owner.dag_id, []).append((owner, one))
+                questions.setdefault((owner.dag_id, one.stage), []).append((owner, one))
         running = []
-        for dag_id, of_dag in of_dags.items():
+        for (dag_id, stage), asked in questions.items():
             try:
-                running += ask(dag_id, of_dag)
+                running += ask(dag_id, stage, asked)
             except Exception as error:  # as above: what Airflow does not answer is left to its own heartbeat
-                log.warning("Airflow did not say which tasks of %s run: %s: %s", dag_id, type(error).__name__, error)
+                log.warning("Airflow did not say which tasks of %s run: %s: %s", stage, type(error).__name__, error)
         return running
 
     return still_running
-
-
-def _task_of(stage: Stage) -> str:
-    return f"{PRODUCT_GROUP}.{stage}"
 
 
 def dead_map_indexes(states: Mapping[str, str | None]) -> frozenset[int]:

@@ -84,14 +84,14 @@ class WorkDueTrigger(BaseEventTrigger):
             # While nobody listened it may have rung.
             rung, ask_at = True, 0.0
             while True:
-                look = await asyncio.to_thread(bell.look, since=restraint.since)
-                wakes = restraint.allows(look, rung=rung)
-                if not wakes and time.monotonic() >= ask_at:
-                    # A run that starts anyway takes back what is lost; else Airflow is asked, and not at every ring.
-                    lost = await asyncio.to_thread(_find_lost, bell, config=config)
+                # At its own pace, not at every ring: it costs Airflow more than a look costs Postgres.
+                asks = time.monotonic() >= ask_at
+                lost: frozenset[UUID] = frozenset()
+                if asks:
+                    lost = await _find_lost(bell, config=config)
                     ask_at = time.monotonic() + LOOK_EVERY_SECONDS
-                    wakes = bool(lost) and restraint.allows(replace(look, due=look.due | lost), rung=False)
-                if wakes:
+                look = await asyncio.to_thread(bell.look, since=restraint.since)
+                if restraint.allows(replace(look, due=look.due | lost), rung=rung, whole=asks):
                     yield TriggerEvent({"due_at": look.at.isoformat()})  # type: ignore[no-untyped-call]  # Airflow's
                 rung = await _wait(bell)
                 if rung:
@@ -106,12 +106,19 @@ async def _wait(bell: Bell) -> bool:
     return False
 
 
-def _find_lost(bell: Bell, *, config: WorkflowConfig) -> frozenset[UUID]:
-    """Find what a dead worker has written and not told Airflow of; asks Airflow only if there may be some."""
-    from squorflow.recovery.unreported import find_unreported, list_silent
+async def _find_lost(bell: Bell, *, config: WorkflowConfig) -> frozenset[UUID]:
+    """Find what a dead worker has written and not told Airflow of; asks Airflow only if there may be some.
 
-    silent = bell.ask(partial(list_silent, config=config))
-    return frozenset(one.workflow_id for one in find_unreported(silent, still_running=_ask_airflow))
+    As `find_unreported` does, but that no thread sleeps: the triggerer could not stop before it woke.
+    """
+    from squorflow.recovery.unreported import DOUBT, list_silent
+
+    silent = await asyncio.to_thread(bell.ask, partial(list_silent, config=config))
+    suspects = await asyncio.to_thread(_ask_airflow, silent) if silent else ()
+    if not suspects:
+        return frozenset()
+    await asyncio.sleep(DOUBT.total_seconds())
+    return frozenset(one.workflow_id for one in await asyncio.to_thread(_ask_airflow, list(suspects)))
 
 
 def _ask_airflow(silent: Sequence[Silent]) -> Collection[Silent]:

@@ -1,8 +1,8 @@
 """In which order Airflow gives its places away.
 
-Owns the weights of the DAG's tasks. Airflow weighs a task once, when its run or the run's products are known, never a
-try again, and orders equal weights by the run's logical date (which a run that starts by itself has not) and by map
-index. So a weight has to say from the start who has waited longest.
+Owns the weights of the DAG's tasks. Airflow weighs a task when its run or the run's products are known, and when a
+person clears it, never at its own next try. It orders equal weights by the run's logical date (which a run that starts
+by itself has not) and by map index. So a weight has to say from the start who has waited longest.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ EXPRESS_SHARE = 4
 EXPRESS_WEIGHT = 100
 
 UNBEGUN_WEIGHT = -1_000_000_000
-"""Beneath every product that has begun, whatever its age; Airflow keeps weights down to about twice that."""
+"""Beneath all that is past its first stage, whatever its age; Airflow keeps weights down to about twice that."""
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 
 
 class OldestFirst:
-    """The priority weight strategy of stages: an older run's products before a newer's, begun ones before others.
+    """The priority weight strategy of stages: an older run's products before a newer's, later stages before the first.
 
-    Whatever has begun is overtaken only by a run's first products, so that a lost task's next try does not wait behind
-    all that came after it. Below zero, so that the tasks of other DAGs go before products.
+    What is past its first stage is overtaken only by a run's first products, so that a lost task's next try does not
+    wait behind all that came after it. Below zero, so that the tasks of other DAGs go before products.
     """
 
     def get_weight(self, ti: TaskInstance) -> int:
@@ -55,9 +55,10 @@ class OldestFirst:
 def seconds_since_epoch(run_id: str) -> int:
     """Return how late a run came, in seconds since the beginning of 2026, by the time in its id.
 
-    The id is all of a run that Airflow shows to a strategy. A run that a person has given a name counts as of now.
+    The id is all of a run that Airflow shows to a strategy. A run that a person has given a name counts as of now, and
+    so does a backfill, whose id has the time that it is for.
     """
-    found = _TIME.search(run_id)
+    found = None if run_id.startswith("backfill__") else _TIME.search(run_id)
     at = datetime.now(UTC)
     if found:
         # The scheduler asks, which must not stumble over a name that only looks like a time.

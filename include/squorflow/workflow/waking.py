@@ -65,7 +65,7 @@ def find_allowance(connection: Connection, *, batch_size: int, instance: str) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What there was to see: rows that are due, at most one of each kind; what has become of the last wake.
+    """What there was to see: rows that are due, at most one of each kind that is looked for; the last wake's fate.
 
     `answered`: a run has claimed since; `fruitful`: and got something. `fresh`: products nobody has tried count as due.
     """
@@ -147,13 +147,16 @@ class Restraint:
         self._due: frozenset[UUID] = frozenset()
         self._fresh = True
 
-    def allows(self, look: Look, *, rung: bool) -> bool:
-        """Say whether to wake now, and take it as done; `rung`: somebody has just said that there is new work."""
+    def allows(self, look: Look, *, rung: bool, whole: bool = True) -> bool:
+        """Say whether to wake now, and take it as done; `rung`: somebody has just said that there is new work.
+
+        `whole`: the look has everything in it that can be due, so that nothing due means that all was taken.
+        """
         if look.fresh and not self._fresh:
             self._forget()
         self._fresh = look.fresh
         if not look.due:
-            if look.answered:
+            if look.answered and whole:
                 self._forget()
             return False
         if self.since is None or look.fruitful:
