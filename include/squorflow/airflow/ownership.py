@@ -161,7 +161,7 @@ def make_still_running(lookup: RunLookup) -> StillRunning:
     about the group it would load all their tasks.
     """
 
-    def ask(dag_id: str, stage: Stage, silent: Sequence[tuple[RunOwner, Silent]]) -> list[Silent]:
+    def ask(silent: Sequence[tuple[RunOwner, Silent]], *, dag_id: str, stage: Stage) -> list[Silent]:
         task_id = f"{PRODUCT_GROUP}.{stage}"
         run_ids = sorted({owner.run_id for owner, _ in silent})
         states = lookup.get_task_states(dag_id, task_ids=[task_id], run_ids=run_ids)
@@ -178,7 +178,7 @@ def make_still_running(lookup: RunLookup) -> StillRunning:
         running = []
         for (dag_id, stage), asked in questions.items():
             try:
-                running += ask(dag_id, stage, asked)
+                running += ask(asked, dag_id=dag_id, stage=stage)
             except Exception as error:  # as above: what Airflow does not answer is left to its own heartbeat
                 log.warning("Airflow did not say which tasks of %s run: %s: %s", stage, type(error).__name__, error)
         return running
