@@ -90,7 +90,7 @@ def product_workflow() -> None:
                 workflow_id=workflow_id,
                 product_label=product_label,
                 pool=POOLS.get(stage, "default_pool"),
-                # Its place; what has begun goes before what has not.
+                # Its place: the first begins a product, and goes behind all others.
                 priority_weight=place,
                 weight_rule=OLDEST_FIRST,
             )

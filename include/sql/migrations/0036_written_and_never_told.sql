@@ -2,9 +2,9 @@
 
 CREATE FUNCTION workflow_try_abandon_written(p_workflow_id uuid, p_stage text, p_actor text, p_reason text) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
--- Takes a row whose `p_stage` was written back from its run; the caller has made sure of that and holds the row's lock. It never ends the workflow:
--- that can happen once a stage. It costs a try only where none has been spent, so that the product goes before those
--- nobody has begun. Returns why the row refused, if it did.
+-- Takes back from its run a row whose `p_stage` was written; the caller has made sure of that and holds the row's lock. It
+-- never ends the workflow, since this can happen once a stage. It costs a try only where none has been spent, so that the
+-- product goes before those nobody has begun. Returns why the row refused, if it did.
 DECLARE
     v_row processing_queue%ROWTYPE;
 BEGIN

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -118,10 +118,10 @@ async def _find_lost(bell: Bell, *, config: WorkflowConfig) -> frozenset[UUID]:
     if not suspects:
         return frozenset()
     await asyncio.sleep(DOUBT.total_seconds())
-    return frozenset(one.workflow_id for one in await asyncio.to_thread(_ask_airflow, list(suspects)))
+    return frozenset(one.workflow_id for one in await asyncio.to_thread(_ask_airflow, suspects))
 
 
-def _ask_airflow(silent: Sequence[Silent]) -> Collection[Silent]:
+def _ask_airflow(silent: Sequence[Silent]) -> Sequence[Silent]:
     """Ask as a task does; the triggerer's supervisor answers."""
     from squorflow.airflow.ownership import make_still_running
 

@@ -8,7 +8,7 @@ A row that refuses its change is reported, passed over and looked at again the n
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -106,7 +106,7 @@ def reap(
     )
 
 
-def _abandon_unreported(database: Database, lost: Collection[Silent], *, passed_over: set[UUID]) -> int:
+def _abandon_unreported(database: Database, lost: Sequence[Silent], *, passed_over: set[UUID]) -> int:
     """Take them back, but for those that somebody has taken up meanwhile."""
     if not lost:
         return 0

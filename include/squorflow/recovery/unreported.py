@@ -7,7 +7,7 @@ by default). Owns when such a row counts as lost; taking it back is `squorflow.r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -41,11 +41,11 @@ class Silent:
     token: int
 
 
-StillRunning = Callable[[Sequence[Silent]], Collection[Silent]]
+StillRunning = Callable[[Sequence[Silent]], Sequence[Silent]]
 """Tells whose done stage Airflow believes to be running; those nothing is known of are not among them."""
 
 
-def nothing_runs(_silent: Sequence[Silent]) -> Collection[Silent]:
+def nothing_runs(_silent: Sequence[Silent]) -> Sequence[Silent]:
     """Know of no task: for callers outside Airflow."""
     return ()
 
@@ -66,10 +66,10 @@ def list_silent(connection: Connection, *, config: WorkflowConfig) -> list[Silen
     ]
 
 
-def find_unreported(silent: Sequence[Silent], *, still_running: StillRunning) -> Collection[Silent]:
+def find_unreported(silent: Sequence[Silent], *, still_running: StillRunning) -> Sequence[Silent]:
     """Return those whose done stage runs in Airflow and still does a few seconds later; blocks as long if one does."""
     suspects = still_running(silent) if silent else ()
     if not suspects:
         return ()
     time.sleep(DOUBT.total_seconds())
-    return still_running([one for one in silent if one in suspects])
+    return still_running(suspects)
